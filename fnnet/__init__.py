@@ -1,0 +1,26 @@
+"""fnnet: neural networks as pure functions, on JAX. `import fnnet as fn`."""
+
+from fnnet import activations, check, initializers, layer, losses, metrics
+from fnnet.activations import (
+    bipolar_sigmoid,
+    elu,
+    gelu,
+    hardlim,
+    hardlims,
+    identity,
+    leaky_relu,
+    log_softmax,
+    relu,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    softsign,
+    tanh,
+)
+from fnnet.combine import parallel, residual, serial
+from fnnet.layer import Layer, as_layer
+from fnnet.layers.dense import dense, flatten
+
+__version__ = "0.1.0"

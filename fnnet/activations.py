@@ -1,0 +1,248 @@
+"""Activations: functions of an array, element by element, but for softmax and log_softmax along an axis.
+
+They keep the dtype of their input, float16 and bfloat16 included, and NaN stays NaN. Where the derivative by the
+chain rule cancels or overflows (far out, or in half precision), the right formula is stated with `jax.custom_jvp`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """The identity: y = x.
+
+    Example:
+        >>> fn.identity(jnp.array([-1.0, 2.0]))
+        Array([-1.,  2.], dtype=float32)
+    """
+    return x
+
+
+def hardlim(x: jax.Array) -> jax.Array:
+    """Threshold: y = 1 for x >= 0, else 0. Its derivative is 0.
+
+    Source: McCulloch & Pitts 1943, "A logical calculus of the ideas immanent in nervous activity".
+
+    Example:
+        >>> fn.hardlim(jnp.array([-0.5, 0.0, 0.5]))
+        Array([0., 1., 1.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    return jnp.where(jnp.isnan(x), x, x >= 0).astype(x.dtype)
+
+
+def hardlims(x: jax.Array) -> jax.Array:
+    """Symmetric threshold: y = 1 for x >= 0, else -1. Its derivative is 0.
+
+    Example:
+        >>> fn.hardlims(jnp.array([-0.5, 0.0, 0.5]))
+        Array([-1.,  1.,  1.], dtype=float32)
+    """
+    return 2 * hardlim(x) - 1
+
+
+@jax.custom_jvp
+def sigmoid(x: jax.Array) -> jax.Array:
+    """Logistic sigmoid: y = 1 / (1 + exp(-x)), in (0, 1).
+
+    Example:
+        >>> fn.sigmoid(jnp.array([-1000.0, 0.0, 1000.0]))
+        Array([0. , 0.5, 1. ], dtype=float32)
+    """
+    return jax.lax.logistic(x)
+
+
+@sigmoid.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    # y (1 - y) rounds to 0 once y rounds to 1: at x = 6 in bfloat16.
+    e = jnp.exp(-jnp.abs(x))
+    return sigmoid(x), dx * (e / jnp.square(1 + e))
+
+
+@jax.custom_jvp
+def tanh(x: jax.Array) -> jax.Array:
+    """Hyperbolic tangent: y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)), in (-1, 1).
+
+    Example:
+        >>> fn.tanh(jnp.array([-100.0, 0.0, 100.0]))
+        Array([-1.,  0.,  1.], dtype=float32)
+    """
+    return jnp.tanh(x)
+
+
+@tanh.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    # 1 - y^2 rounds to 0 once y rounds to 1: at x = 4 in bfloat16.
+    e = jnp.exp(-2 * jnp.abs(x))
+    return tanh(x), dx * (4 * e / jnp.square(1 + e))
+
+
+def bipolar_sigmoid(x: jax.Array) -> jax.Array:
+    """Bipolar sigmoid: y = (1 - exp(-x)) / (1 + exp(-x)) = tanh(x / 2), in (-1, 1).
+
+    Source: Jang, Sun & Mizutani 1997, "Neuro-fuzzy and soft computing".
+
+    Example:
+        >>> fn.bipolar_sigmoid(jnp.array([-100.0, 0.0, 100.0]))
+        Array([-1.,  0.,  1.], dtype=float32)
+    """
+    return tanh(x / 2)
+
+
+@jax.custom_jvp
+def softsign(x: jax.Array) -> jax.Array:
+    """Softsign: y = x / (1 + |x|), in (-1, 1).
+
+    Source: Bergstra et al. 2009, "Quadratic polynomials learn better image features".
+
+    Example:
+        >>> fn.softsign(jnp.array([-1.0, 0.0, 3.0]))
+        Array([-0.5 ,  0.  ,  0.75], dtype=float32)
+    """
+    return x / (1 + jnp.abs(x))
+
+
+@softsign.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    # The quotient rule subtracts two numbers of size 1/|x| to give one of 1/x^2.
+    return softsign(x), dx * jnp.square(1 / (1 + jnp.abs(x)))
+
+
+@jax.custom_jvp
+def softplus(x: jax.Array) -> jax.Array:
+    """Softplus: y = log(1 + exp(x)), the smooth relu.
+
+    Source: Dugas et al. 2000, "Incorporating second-order functional knowledge for better option pricing".
+
+    Example:
+        >>> fn.softplus(jnp.array([-1000.0, 0.0, 1000.0]))
+        Array([0.000000e+00, 6.931472e-01, 1.000000e+03], dtype=float32)
+    """
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return softplus(x), dx * sigmoid(x)
+
+
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """Rectified linear unit: y = max(x, 0). Its derivative at 0 is 0.
+
+    Source: Nair & Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
+
+    Example:
+        >>> fn.relu(jnp.array([-1.0, 0.0, 2.0]))
+        Array([0., 0., 2.], dtype=float32)
+    """
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    # maximum alone would give 1/2 at 0.
+    return relu(x), jnp.where(x > 0, dx, 0)
+
+
+def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
+    """Leaky relu: y = x for x > 0, else negative_slope x. Its derivative at 0 is negative_slope.
+
+    Source: Maas, Hannun & Ng 2013, "Rectifier nonlinearities improve neural network acoustic models".
+
+    Example:
+        >>> fn.leaky_relu(jnp.array([-1.0, 0.0, 2.0]))
+        Array([-0.01,  0.  ,  2.  ], dtype=float32)
+    """
+    return jnp.where(x > 0, x, negative_slope * x)
+
+
+def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
+    """Exponential linear unit: y = x for x > 0, else alpha (exp(x) - 1). Its derivative at 0 is alpha.
+
+    Source: Clevert, Unterthiner & Hochreiter 2016, arXiv:1511.07289.
+
+    Example:
+        >>> fn.elu(jnp.array([-100.0, 0.0, 2.0]))
+        Array([-1.,  0.,  2.], dtype=float32)
+    """
+    # The branch that is not taken must be finite too, or its derivative is inf * 0.
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
+
+
+def selu(x: jax.Array) -> jax.Array:
+    """Scaled elu: y = 1.0507 elu(x, 1.6733), whose fixed point is mean 0 and variance 1.
+
+    Source: Klambauer et al. 2017, "Self-normalizing neural networks", arXiv:1706.02515.
+
+    Example:
+        >>> fn.selu(jnp.array([-100.0, 0.0, 1.0]))
+        Array([-1.7580993,  0.       ,  1.050701 ], dtype=float32)
+    """
+    return 1.0507009873554804934193349852946 * elu(x, 1.6732632423543772848170429916717)
+
+
+def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
+    """Gaussian error linear unit: y = x Phi(x), Phi the normal distribution function.
+
+    Args:
+        x: array of any shape.
+        approximate: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as in GPT-2 (and the default of `jax.nn.gelu`).
+
+    Source: Hendrycks & Gimpel 2016, arXiv:1606.08415.
+
+    Example:
+        >>> fn.gelu(jnp.array([-100.0, 0.0, 100.0]))
+        Array([ -0.,   0., 100.], dtype=float32)
+    """
+    if approximate:
+        # As a sigmoid, for (1 + tanh(u)) / 2 cancels far to the left; u = x (...) cannot overflow to inf - inf.
+        return x * sigmoid(x * (1.5957691216057308 + 0.07135481282637152 * jnp.square(x)))
+    # By erfc, for 1 + erf cancels far to the left.
+    return x * (jax.lax.erfc(-x * 0.7071067811865476) / 2)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """Sigmoid linear unit (swish): y = x sigmoid(x).
+
+    Source: Elfwing, Uchibe & Doya 2018, arXiv:1702.03118; Ramachandran, Zoph & Le 2017, arXiv:1710.05941.
+
+    Example:
+        >>> fn.silu(jnp.array([-1000.0, 0.0, 1000.0]))
+        Array([  -0.,    0., 1000.], dtype=float32)
+    """
+    return x * sigmoid(x)
+
+
+def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Softmax: y_i = exp(x_i) / sum_j exp(x_j) along `axis`. An entry of -inf gets probability 0.
+
+    Example:
+        >>> fn.softmax(jnp.array([1000.0, 1000.0, -jnp.inf]))
+        Array([0.5, 0.5, 0. ], dtype=float32)
+    """
+    return jnp.exp(_log_softmax(x, axis)).astype(x.dtype)
+
+
+def log_softmax(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Logarithm of softmax: y_i = x_i - log sum_j exp(x_j) along `axis`.
+
+    Example:
+        >>> fn.log_softmax(jnp.array([1000.0, 0.0]))
+        Array([    0., -1000.], dtype=float32)
+    """
+    return _log_softmax(x, axis).astype(x.dtype)
+
+
+def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
+    # Half precision has too few digits for the sum.
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    shifted = x - jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True))

@@ -1,0 +1,348 @@
+"""Initializers: `(key, shape, dtype) -> array`, the form of `jax.nn.initializers`.
+
+The last axis of a shape holds the outputs, the one before it the inputs, and those in front are the window of a
+convolution: dense (in, out), kernels (height, width, in, out). So
+
+    fan_in = window * in        fan_out = window * out,        window the product of the axes in front.
+
+Weights of unit gain keep the variance of a signal on its way forward (fan_in) or that of the gradient on its way
+back (fan_out). Where others draw a "normal" initializer truncated (`jax.nn.initializers`, Keras), these draw the
+plain normal distribution of the papers; the variance is the same.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fnnet import check
+
+Initializer = Callable[..., jax.Array]
+FanMode = Literal["fan_in", "fan_out", "fan_avg"]
+
+
+def zeros(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """All 0. An initializer itself: write `zeros`, not `zeros()`.
+
+    Example:
+        >>> fn.initializers.zeros(jax.random.key(0), (2,))
+        Array([0., 0.], dtype=float32)
+    """
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """All 1. An initializer itself: write `ones`, not `ones()`.
+
+    Example:
+        >>> fn.initializers.ones(jax.random.key(0), (2,))
+        Array([1., 1.], dtype=float32)
+    """
+    return jnp.ones(shape, dtype)
+
+
+def constant(value: chex.Numeric) -> Initializer:
+    """One number everywhere.
+
+    Example:
+        >>> fn.initializers.constant(0.5)(jax.random.key(0), (2,))
+        Array([0.5, 0.5], dtype=float32)
+    """
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.full(shape, value, dtype)
+
+    return init
+
+
+def normal(stddev: chex.Numeric = 0.01) -> Initializer:
+    """Normal distribution N(0, stddev^2).
+
+    Example:
+        >>> w = fn.initializers.normal(2.0)(jax.random.key(0), (1000, 100))
+        >>> bool(abs(w.std() - 2.0) < 0.02)
+        True
+    """
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.normal(key, shape, dtype) * jnp.asarray(stddev, dtype)
+
+    return init
+
+
+def truncated_normal(stddev: chex.Numeric = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
+    """Normal distribution N(0, stddev^2) cut off outside [lower, upper] * stddev.
+
+    `stddev` is that of the distribution before the cut, as in `jax.nn.initializers`; with the default bounds
+    the draws have 0.8796 of it.
+
+    Example:
+        >>> w = fn.initializers.truncated_normal(1.0)(jax.random.key(0), (1000, 100))
+        >>> bool(abs(w).max() <= 2.0), bool(abs(w.std() - 0.8796) < 0.01)
+        (True, True)
+    """
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.truncated_normal(key, lower, upper, shape, dtype) * jnp.asarray(stddev, dtype)
+
+    return init
+
+
+def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializer:
+    """Uniform distribution U[low, scale): from 0 to `scale`, as in `jax.nn.initializers`, unless `low` is given.
+
+    Example:
+        Between -0.5 and 0.5:
+
+        >>> w = fn.initializers.uniform(0.5, low=-0.5)(jax.random.key(0), (1000, 100))
+        >>> bool(w.min() < -0.49), bool(w.max() > 0.49)
+        (True, True)
+    """
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, jnp.asarray(low, dtype), jnp.asarray(scale, dtype))
+
+    return init
+
+
+def glorot_uniform() -> Initializer:
+    """Uniform, for tanh and the like: U[-b, b], b = sqrt(6 / (fan_in + fan_out)).
+
+    Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", eq. 16.
+
+    Example:
+        >>> w = fn.initializers.glorot_uniform()(jax.random.key(0), (200, 100))
+        >>> bool(abs(w).max() <= (6 / 300) ** 0.5)
+        True
+    """
+    return _scaled("uniform", 1.0, "fan_avg")
+
+
+def glorot_normal() -> Initializer:
+    """Normal, for tanh and the like: N(0, 2 / (fan_in + fan_out)).
+
+    Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", eq. 12.
+
+    Example:
+        >>> w = fn.initializers.glorot_normal()(jax.random.key(0), (200, 100))
+        >>> bool(abs(w.var() - 2 / 300) < 2e-4)
+        True
+    """
+    return _scaled("normal", 1.0, "fan_avg")
+
+
+def kaiming_uniform(activation: str = "relu", *, mode: FanMode = "fan_in", negative_slope: float = 0.01) -> Initializer:
+    """Uniform, for relu and its kin: U[-b, b], b = gain sqrt(3 / fan).
+
+    Args:
+        activation: what follows; see `gain`.
+        mode: "fan_in" keeps the variance forward, "fan_out" backward, "fan_avg" takes their mean.
+        negative_slope: of leaky_relu.
+
+    Source: He et al. 2015, "Delving deep into rectifiers", arXiv:1502.01852, eq. 10 and 15.
+
+    Example:
+        >>> w = fn.initializers.kaiming_uniform()(jax.random.key(0), (200, 100))
+        >>> bool(abs(w).max() <= (6 / 200) ** 0.5)
+        True
+    """
+    return _scaled("uniform", gain(activation, negative_slope=negative_slope), mode)
+
+
+def kaiming_normal(activation: str = "relu", *, mode: FanMode = "fan_in", negative_slope: float = 0.01) -> Initializer:
+    """Normal, for relu and its kin: N(0, gain^2 / fan).
+
+    Args:
+        activation: what follows; see `gain`.
+        mode: "fan_in" keeps the variance forward, "fan_out" backward, "fan_avg" takes their mean.
+        negative_slope: of leaky_relu.
+
+    Source: He et al. 2015, "Delving deep into rectifiers", arXiv:1502.01852, eq. 10 and 15.
+
+    Example:
+        >>> w = fn.initializers.kaiming_normal()(jax.random.key(0), (200, 100))
+        >>> bool(abs(w.var() - 2 / 200) < 2e-4)
+        True
+    """
+    return _scaled("normal", gain(activation, negative_slope=negative_slope), mode)
+
+
+def lecun_uniform() -> Initializer:
+    """Uniform, of unit gain: U[-b, b], b = sqrt(3 / fan_in).
+
+    Source: LeCun et al. 1998, "Efficient BackProp", section 4.6.
+
+    Example:
+        >>> w = fn.initializers.lecun_uniform()(jax.random.key(0), (200, 100))
+        >>> bool(abs(w).max() <= (3 / 200) ** 0.5)
+        True
+    """
+    return _scaled("uniform", 1.0, "fan_in")
+
+
+def lecun_normal() -> Initializer:
+    """Normal, of unit gain: N(0, 1 / fan_in). The one for selu.
+
+    Source: LeCun et al. 1998, "Efficient BackProp", section 4.6.
+
+    Example:
+        >>> w = fn.initializers.lecun_normal()(jax.random.key(0), (200, 100))
+        >>> bool(abs(w.var() - 1 / 200) < 2e-4)
+        True
+    """
+    return _scaled("normal", 1.0, "fan_in")
+
+
+def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
+    """Orthonormal columns (or rows, where there are fewer): w^T w = gain^2 I, uniform over all such matrices.
+
+    A kernel (height, width, in, out) is taken as the matrix (height * width * in, out).
+
+    Raises:
+        ValueError: a shape with fewer than two axes.
+
+    Source: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks", arXiv:1312.6120; the signs that make it uniform: Mezzadri 2007.
+
+    Example:
+        >>> w = fn.initializers.orthogonal()(jax.random.key(0), (5, 3))
+        >>> bool(jnp.allclose(w.T @ w, jnp.eye(3), atol=1e-6))
+        True
+    """
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        _matrix("orthogonal", shape)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        # LAPACK has no half precision.
+        a = jax.random.normal(key, (max(rows, columns), min(rows, columns)), jnp.promote_types(dtype, jnp.float32))
+        q, r = jnp.linalg.qr(a)
+        signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)
+        q = q * jnp.broadcast_to(signs, q.shape)
+        return (gain * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
+
+    return init
+
+
+def identity(gain: chex.Numeric = 1.0) -> Initializer:
+    """The identity times `gain`: each output its own input, in a convolution at the centre of the window.
+
+    w = gain I for (in, out), with zeros where in and out differ. The window's centre is its middle element, or
+    the left one of the two in the middle, so that padding "SAME" hands the input through.
+
+    Raises:
+        ValueError: a shape with fewer than two axes.
+
+    Source: Le et al. 2015, "A simple way to initialize recurrent networks of rectified linear units", arXiv:1504.00941.
+
+    Example:
+        >>> fn.initializers.identity()(jax.random.key(0), (2, 3))
+        Array([[1., 0., 0.],
+               [0., 1., 0.]], dtype=float32)
+    """
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        _matrix("identity", shape)
+        centre = tuple((n - 1) // 2 for n in shape[:-2])
+        eye = jnp.eye(shape[-2], shape[-1], dtype=dtype) * jnp.asarray(gain, dtype)
+        return jnp.zeros(shape, dtype).at[centre].set(eye)
+
+    return init
+
+
+def sparse(connections: int = 15, *, stddev: chex.Numeric = 1.0) -> Initializer:
+    """Each unit has `connections` incoming weights from N(0, stddev^2), at random places; the others are 0.
+
+    Units do not saturate however many inputs they have. (PyTorch's `sparse_` counts the zeros instead, as a share
+    of the inputs.)
+
+    Raises:
+        ValueError: fewer than one connection, or a shape with fewer than two axes.
+
+    Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5.
+
+    Example:
+        >>> w = fn.initializers.sparse(15)(jax.random.key(0), (100, 3))
+        >>> (w != 0).sum(axis=0)
+        Array([15, 15, 15], dtype=int32)
+    """
+    check.is_positive("sparse", "connections", connections)
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        _matrix("sparse", shape)
+        value_key, place_key = jax.random.split(key)
+        w = jax.random.normal(value_key, shape, dtype) * jnp.asarray(stddev, dtype)
+        inputs = math.prod(shape[:-1])
+        # The first ranks of a random order of the inputs, for each output apart.
+        order = jax.random.permutation(place_key, jnp.zeros(shape[-1:], int)[None] + jnp.arange(inputs)[:, None], independent=True)
+        return jnp.where((order < connections).reshape(shape), w, 0)
+
+    return init
+
+
+def gain(activation: str, *, negative_slope: float = 0.01) -> float:
+    """The gain that makes up for what an activation takes from the variance of its input.
+
+        relu sqrt(2)      leaky_relu sqrt(2 / (1 + negative_slope^2))      tanh 5/3      selu 3/4
+        identity, sigmoid, hardlim, softmax 1
+
+    Raises:
+        ValueError: an activation without a known gain.
+
+    Source: He et al. 2015, eq. 15; for tanh and selu the values that PyTorch uses.
+
+    Example:
+        >>> round(fn.initializers.gain("leaky_relu", negative_slope=0.2), 4)
+        1.3868
+    """
+    gains = {
+        "identity": 1.0,
+        "sigmoid": 1.0,
+        "hardlim": 1.0,
+        "softmax": 1.0,
+        "tanh": 5 / 3,
+        "relu": math.sqrt(2.0),
+        "leaky_relu": math.sqrt(2.0 / (1.0 + negative_slope**2)),
+        "selu": 3 / 4,
+    }
+    if activation not in gains:
+        raise ValueError(f"gain: activation={activation!r}, wanted one of {list(gains)}")
+    return gains[activation]
+
+
+def fans(shape: Sequence[int]) -> tuple[int, int]:
+    """(fan_in, fan_out) of a shape: how many inputs meet in one output, and how many outputs one input reaches.
+
+    Raises:
+        ValueError: a shape with fewer than two axes.
+
+    Example:
+        >>> fn.initializers.fans((3, 3, 16, 32))
+        (144, 288)
+    """
+    _matrix("fans", shape)
+    window = math.prod(shape[:-2])
+    return window * shape[-2], window * shape[-1]
+
+
+def _scaled(distribution: str, gain: float, mode: FanMode) -> Initializer:
+    """Zero mean and the variance gain^2 / fan."""
+    if mode not in ("fan_in", "fan_out", "fan_avg"):
+        raise ValueError(f"mode={mode!r}, wanted 'fan_in', 'fan_out' or 'fan_avg'")
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        fan_in, fan_out = fans(shape)
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+        if distribution == "normal":
+            return normal(gain / math.sqrt(max(fan, 1)))(key, shape, dtype)
+        b = gain * math.sqrt(3 / max(fan, 1))  # a fan of 0 has no weights to draw
+        return uniform(b, low=-b)(key, shape, dtype)
+
+    return init
+
+
+def _matrix(name: str, shape: Sequence[int]) -> None:
+    if len(shape) < 2:
+        raise ValueError(f"{name}: shape {tuple(shape)}, wanted at least two axes, (..., in, out); a bias takes zeros or normal")

@@ -1,0 +1,1 @@
+"""Layers, one kind a file. `fnnet` names each of them: `fnnet.dense`, `fnnet.conv`."""

@@ -1,0 +1,85 @@
+"""The fully connected layer, and `flatten`, which brings images to it."""
+
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fnnet import check, initializers
+from fnnet.initializers import Initializer
+from fnnet.layer import Layer, Params, State
+
+
+def dense(
+    features: int,
+    *,
+    use_bias: bool = True,
+    w_init: Initializer = initializers.kaiming_normal(),
+    b_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Fully connected layer: an affine map of the last axis.
+
+        y = x w + b
+
+    Shapes: x (batch, ..., in), w (in, features), b (features,), y (batch, ..., features).
+
+    Args:
+        features: outputs, the last axis of y.
+        use_bias: whether there is b.
+        w_init: initializer of w; He's normal, for a relu behind it.
+        b_init: initializer of b; zeros.
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: the input's features are not those of w.
+
+    Example:
+        >>> layer = fn.dense(2, w_init=fn.initializers.ones)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> layer(params, jnp.array([[1.0, 2.0, 3.0]]))
+        Array([[6., 6.]], dtype=float32)
+    """
+    check.is_positive("dense", "features", features)
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        check.is_floating("dense", x)
+        check.has_rank("dense", x, 1, "(batch, features)")
+        w_key, b_key = jax.random.split(key)
+        params = {"w": w_init(w_key, (x.shape[-1], features), x.dtype)}
+        if use_bias:
+            params["b"] = b_init(b_key, (features,), x.dtype)
+        return params, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        check.is_floating("dense", x)
+        check.has_rank("dense", x, 1, "(batch, features)")
+        check.has_keys("dense", "params", params, ("w", "b") if use_bias else ("w",))
+        w = params["w"]
+        if x.shape[-1] != w.shape[0]:
+            raise ValueError(
+                f"dense: input is {check.describe(x)} and w {check.describe(w)}, wanted {w.shape[0]} input features; "
+                "an image needs flatten in front"
+            )
+        # On two axes: XLA's CPU backend is slow at the weight gradient of a product with more.
+        y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
+        return (y + jnp.broadcast_to(params["b"], y.shape) if use_bias else y), {}
+
+    return Layer(init, apply, "dense")
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """All axes but the batch made one: (batch, ...) -> (batch, features). A plain function: write `flatten`, not `flatten()`.
+
+    Raises:
+        ValueError: the input has no batch axis.
+
+    Example:
+        >>> fn.flatten(jnp.ones((5, 8, 8, 1))).shape
+        (5, 64)
+    """
+    check.has_rank("flatten", x, 1, "(batch, ...)")
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -1,0 +1,243 @@
+"""Losses: `(prediction, target) -> one value an example`, and penalties on the weights: `params -> scalar`.
+
+The first axis is the batch; a loss is the mean over the others (of an image's pixels, a sentence's words), so its
+result has shape (batch,). It is computed and returned in float32 at least, whatever the dtype of the prediction.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fnnet import check
+from fnnet.activations import log_softmax, softplus
+
+
+def mean_squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean of (y - t)^2, without the factor 1/2 of some texts.
+
+    Shapes: prediction y and target t (batch, ...), result (batch,).
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> fn.losses.mean_squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]]))
+        Array([2.5], dtype=float32)
+    """
+    y, t = _alike("mean_squared_error", prediction, target)
+    return _mean(jnp.square(y - t))
+
+
+def mean_absolute_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean of |y - t|. Its derivative at y = t is 0.
+
+    Shapes: prediction y and target t (batch, ...), result (batch,).
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> fn.losses.mean_absolute_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]]))
+        Array([1.5], dtype=float32)
+    """
+    y, t = _alike("mean_absolute_error", prediction, target)
+    return _mean(jnp.abs(y - t))
+
+
+def huber(prediction: jax.Array, target: jax.Array, delta: chex.Numeric = 1.0) -> jax.Array:
+    """Huber's loss: quadratic near the target, linear far from it. Mean of
+
+        (y - t)^2 / 2  where |y - t| <= delta,    delta (|y - t| - delta / 2)  elsewhere.
+
+    Shapes: prediction y and target t (batch, ...), result (batch,).
+
+    Raises:
+        ValueError: the shapes differ, or delta is not positive.
+
+    Source: Huber 1964, "Robust estimation of a location parameter".
+
+    Example:
+        >>> fn.losses.huber(jnp.array([0.5, 3.0]), jnp.array([0.0, 0.0]))
+        Array([0.125, 2.5  ], dtype=float32)
+    """
+    if isinstance(delta, int | float) and delta <= 0:
+        raise ValueError(f"huber: delta={delta}, wanted more than 0")
+    y, t = _alike("huber", prediction, target)
+    distance = jnp.abs(y - t)
+    near = jnp.minimum(distance, delta)  # no square of what is far, which could overflow
+    return _mean(near * (distance - near / 2))
+
+
+def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Cross-entropy of independent yes-or-no targets, on logits z. Mean of
+
+        -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))  =  softplus(z) - t z
+
+    Shapes: logits z and target t (batch, ...), result (batch,). Targets: probabilities in [0, 1], or booleans.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> fn.losses.binary_cross_entropy(jnp.array([-1000.0, 0.0]), jnp.array([1, 1]))
+        Array([1.000000e+03, 6.931472e-01], dtype=float32)
+    """
+    z, t = _alike("binary_cross_entropy", logits, target)
+    # The same as softplus(z) - t z, without the difference of two large numbers.
+    return _mean(t * softplus(-z) + (1 - t) * softplus(z))
+
+
+def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Cross-entropy of one class among several, on logits z. Mean of
+
+        -log softmax(z)_t  for a label t,      -sum_k t_k log softmax(z)_k  for a distribution t.
+
+    Shapes: logits (batch, ..., classes), target integer (batch, ...) or floating (batch, ..., classes), result
+    (batch,). A label outside 0 .. classes - 1 gives NaN: under jit nothing can be raised.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: the target is neither integer nor floating.
+
+    Example:
+        >>> logits = jnp.array([[1000.0, 0.0], [0.0, 0.0]])
+        >>> fn.losses.softmax_cross_entropy(logits, jnp.array([1, 1]))
+        Array([1.000000e+03, 6.931472e-01], dtype=float32)
+        >>> fn.losses.softmax_cross_entropy(logits, jnp.array([[1.0, 0.0], [0.5, 0.5]]))
+        Array([0.       , 0.6931472], dtype=float32)
+    """
+    return _pick("softmax_cross_entropy", log_softmax(_float(logits)), target)
+
+
+def nll(log_probabilities: jax.Array, target: jax.Array) -> jax.Array:
+    """Negative log-likelihood: -l_t of log-probabilities l, such as `log_softmax` gives.
+
+    Shapes and targets as in `softmax_cross_entropy`, which is `nll(log_softmax(z), t)`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: the target is neither integer nor floating.
+
+    Example:
+        >>> fn.losses.nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0]))
+        Array([1.3862944], dtype=float32)
+    """
+    return _pick("nll", _float(log_probabilities), target)
+
+
+def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Hinge loss of the support vector machine: mean of max(0, 1 - t y), targets t -1 or 1.
+
+    Shapes: prediction y and target t (batch, ...), result (batch,).
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Cortes & Vapnik 1995, "Support-vector networks".
+
+    Example:
+        >>> fn.losses.hinge(jnp.array([2.0, 0.5, -1.0]), jnp.array([1, 1, 1]))
+        Array([0. , 0.5, 2. ], dtype=float32)
+    """
+    y, t = _alike("hinge", prediction, target)
+    margin = 1 - t * y
+    return _mean(jnp.where(margin <= 0, 0, margin))  # the other way round, NaN would become 0
+
+
+def l1(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Array:
+    """L1 penalty: sum of |theta| over the params whose path passes the filter. It drives weights to 0 (lasso).
+
+    Args:
+        params: tree of arrays.
+        where: filter by path; paths read "dense_0/w". `lambda path: path.endswith("w")` spares the biases.
+
+    Returns:
+        A scalar, float32 at least; times a strength it is what `make_run(penalties=...)` adds to the loss.
+
+    Raises:
+        ValueError: no path passes the filter.
+
+    Source: Tibshirani 1996, "Regression shrinkage and selection via the lasso".
+
+    Example:
+        >>> params = {"dense_0": {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([10.0, 10.0])}}
+        >>> fn.losses.l1(params, lambda path: path.endswith("w"))
+        Array(3., dtype=float32)
+    """
+    return _penalty("l1", jnp.abs, params, where)
+
+
+def l2(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Array:
+    """L2 penalty: sum of theta^2 over the params whose path passes the filter (ridge). Its gradient is 2 theta.
+
+    Args:
+        params: tree of arrays.
+        where: filter by path; paths read "dense_0/w". `lambda path: path.endswith("w")` spares the biases.
+
+    Returns:
+        A scalar, float32 at least; times a strength it is what `make_run(penalties=...)` adds to the loss.
+
+    Raises:
+        ValueError: no path passes the filter.
+
+    Source: Hoerl & Kennard 1970, "Ridge regression".
+
+    Example:
+        >>> params = {"dense_0": {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([10.0, 10.0])}}
+        >>> fn.losses.l2(params, lambda path: path.endswith("w"))
+        Array(5., dtype=float32)
+    """
+    return _penalty("l2", jnp.square, params, where)
+
+
+def _float(x: jax.Array) -> jax.Array:
+    """As float32 at least: half precision has too few digits for a sum over classes or pixels."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+
+
+def _alike(loss: str, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if jnp.shape(prediction) != jnp.shape(target):
+        raise ValueError(
+            f"{loss}: prediction is {check.describe(prediction)} and target {check.describe(target)}, wanted one "
+            "shape; broadcasting would compare every prediction with every target"
+        )
+    return _float(prediction), _float(target)
+
+
+def _pick(loss: str, log_p: jax.Array, target: jax.Array) -> jax.Array:
+    target = jnp.asarray(target)
+    got = f"{loss}: prediction is {check.describe(log_p)} and target {check.describe(target)}"
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        if target.shape != log_p.shape[:-1]:
+            raise ValueError(f"{got}, wanted integer labels of shape {log_p.shape[:-1]}")
+        classes = log_p.shape[-1]
+        label = jnp.where(target < 0, classes, target)  # a negative index would count from the end
+        return _mean(-jnp.take_along_axis(log_p, label[..., None], axis=-1, mode="fill").squeeze(-1))
+    if not jnp.issubdtype(target.dtype, jnp.floating):
+        raise TypeError(f"{got}, wanted integer labels or a floating-point distribution")
+    if target.shape != log_p.shape:
+        raise ValueError(f"{got}, wanted a distribution of shape {log_p.shape}")
+    t = _float(target)
+    # 0 log 0 = 0: a class of probability 0 may have a logit of -inf.
+    return _mean(-jnp.sum(jnp.where(t == 0, 0, t * log_p), axis=-1))
+
+
+def _penalty(
+    penalty: str, f: Callable[[jax.Array], jax.Array], params: Any, where: Callable[[str], bool]
+) -> jax.Array:
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    chosen = [leaf for path, leaf in leaves.items() if where(path)]
+    if not chosen:
+        raise ValueError(f"{penalty}: no params pass the filter, wanted at least one of {list(leaves)}")
+    return sum((jnp.sum(f(_float(leaf))) for leaf in chosen), jnp.zeros((), _float(chosen[0]).dtype))

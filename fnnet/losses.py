@@ -106,8 +106,8 @@ def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
         >>> logits = jnp.array([[1000.0, 0.0], [0.0, 0.0]])
         >>> fn.losses.softmax_cross_entropy(logits, jnp.array([1, 1]))
         Array([1.000000e+03, 6.931472e-01], dtype=float32)
-        >>> fn.losses.softmax_cross_entropy(logits, jnp.array([[1.0, 0.0], [0.5, 0.5]]))
-        Array([0.       , 0.6931472], dtype=float32)
+        >>> fn.losses.softmax_cross_entropy(logits, jnp.array([[0.5, 0.5], [0.5, 0.5]]))
+        Array([5.000000e+02, 6.931472e-01], dtype=float32)
     """
     return _pick("softmax_cross_entropy", log_softmax(_float(logits)), target)
 

@@ -1,6 +1,6 @@
 """fnnet: neural networks as pure functions, on JAX. `import fnnet as fn`."""
 
-from fnnet import activations, check, initializers, layer, losses, metrics
+from fnnet import activations, check, initializers, layer, losses, metrics, optim
 from fnnet.activations import (
     bipolar_sigmoid,
     elu,
@@ -21,6 +21,11 @@ from fnnet.activations import (
 )
 from fnnet.combine import parallel, residual, serial
 from fnnet.layer import Layer, as_layer
+from fnnet.layers.conv import conv
 from fnnet.layers.dense import dense, flatten
+from fnnet.layers.dropout import dropout
+from fnnet.layers.embed import embed
+from fnnet.layers.norm import batch_norm, layer_norm
+from fnnet.layers.pool import avg_pool, max_pool
 
 __version__ = "0.1.0"

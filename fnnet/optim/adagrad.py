@@ -1,0 +1,73 @@
+"""Adagrad: step sizes that shrink with the gradients seen (Duchi, Hazan & Singer 2011)."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+
+
+class AdagradState(NamedTuple):
+    """What Adagrad remembers."""
+
+    step: jax.Array  # int32[], updates taken
+    s: optax.Params  # sum of the squared gradients, like params
+
+
+def adagrad(
+    learning_rate: ScalarOrSchedule,
+    initial_accumulator_value: chex.Numeric = 0.1,
+    eps: chex.Numeric = 1e-7,
+    *,
+    eps_in_sqrt: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Adagrad.
+
+        s <- s + g^2                                            s = initial_accumulator_value at first
+        theta <- theta - alpha g / sqrt(s + eps)                0 where s = 0
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step.
+        initial_accumulator_value: s at first. 0.1 is optax's and TensorFlow's; the paper and PyTorch start at 0.
+        eps: keeps the quotient finite.
+        eps_in_sqrt: True as above; False for g / (sqrt(s) + eps), the paper's and PyTorch's (with eps=1e-10).
+
+    Twin: `optax.adagrad`, equal bit for bit.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number or schedule; it, the first s or eps are negative.
+
+    Source: Duchi, Hazan & Singer 2011, "Adaptive subgradient methods for online learning and stochastic optimization".
+
+    Example:
+        >>> optimizer = fn.optim.adagrad(0.1, initial_accumulator_value=0.0)
+        >>> params = jnp.array([1.0, 1.0])
+        >>> updates, state = optimizer.update(jnp.array([100.0, 0.0]), optimizer.init(params))
+        >>> updates
+        Array([-0.1, -0. ], dtype=float32)
+    """
+    check_rate("adagrad", learning_rate)
+    check.between("adagrad", "initial_accumulator_value", initial_accumulator_value, 0)
+    check.between("adagrad", "eps", eps, 0)
+
+    def init(params: optax.Params) -> AdagradState:
+        s = jax.tree.map(lambda p: jnp.full_like(p, initial_accumulator_value), params)
+        return AdagradState(step=jnp.zeros([], jnp.int32), s=s)
+
+    def update(
+        grads: optax.Updates, state: AdagradState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, AdagradState]:
+        alpha = at_step(learning_rate, state.step)
+        s = jax.tree.map(lambda s, g: abs_sq(g) + s, state.s, grads)
+        if eps_in_sqrt:
+            scale = jax.tree.map(lambda s: jnp.where(s > 0, jax.lax.rsqrt(s + eps), 0.0), s)
+        else:
+            scale = jax.tree.map(lambda s: jnp.where(s > 0, 1 / (jnp.sqrt(s) + eps), 0.0), s)
+        updates = jax.tree.map(lambda scale, g: times(-alpha, scale * g), scale, grads)
+        return like(updates, grads), AdagradState(optax.safe_increment(state.step), like(s, state.s))
+
+    return optax.GradientTransformationExtraArgs(init, update)

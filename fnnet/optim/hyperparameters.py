@@ -1,0 +1,40 @@
+"""What every optimizer does with its hyperparameters: read a schedule, and keep the dtype of what it scales."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fnnet import check
+
+Schedule = Callable[[chex.Numeric], chex.Numeric]
+ScalarOrSchedule = chex.Numeric | Schedule
+
+
+def check_rate(optimizer: str, learning_rate: Any) -> None:
+    """Raises where the learning rate is neither a number that may be one (0 or more) nor a schedule."""
+    if learning_rate is None or isinstance(learning_rate, str):
+        raise TypeError(f"{optimizer}: learning_rate={learning_rate!r}, wanted a number or a schedule: step -> number")
+    check.between(optimizer, "learning_rate", learning_rate, 0)
+
+
+def at_step(value: ScalarOrSchedule, step: chex.Numeric) -> chex.Numeric:
+    """The value of a schedule at a step, which counts from 0; a number is the same at all steps."""
+    return value(step) if callable(value) else value
+
+
+def times(scalar: chex.Numeric, x: jax.Array) -> jax.Array:
+    """scalar * x in the dtype of x: a learning rate in float32, mapped over by vmap, leaves bfloat16 what it is."""
+    return jnp.asarray(scalar, x.dtype) * x
+
+
+def like(new: Any, old: Any) -> Any:
+    """The tree `new` in the dtypes of `old`, so that a state is a scan's carry whatever the hyperparameters' dtype."""
+    return jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
+
+
+def abs_sq(x: jax.Array) -> jax.Array:
+    """|x|^2, for complex numbers too."""
+    return (x.conj() * x).real

@@ -1,0 +1,78 @@
+"""Momentum: the heavy ball (Polyak 1964)."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times
+
+
+class MomentumState(NamedTuple):
+    """What momentum remembers."""
+
+    step: jax.Array  # int32[], updates taken
+    v: optax.Params  # velocity, like params
+
+
+def momentum(
+    learning_rate: ScalarOrSchedule,
+    momentum: chex.Numeric = 0.9,
+    accumulator_dtype: Any = None,
+    *,
+    dampening: chex.Numeric = 0.0,
+    rate_in_velocity: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Gradient descent with momentum.
+
+        v <- mu v + g
+        theta <- theta - alpha v
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step.
+        momentum: mu, in [0, 1).
+        accumulator_dtype: dtype in which v is kept; the params' unless given.
+        dampening: v <- mu v + (1 - dampening) g. With dampening = mu, v is the moving average of Ng's notes.
+            (PyTorch's `dampening` spares the first step.)
+        rate_in_velocity: v <- mu v - alpha g, theta <- theta + v, as in Polyak, Sutskever and Keras: a change of
+            alpha then reaches only the gradients to come. The same while alpha is constant.
+
+    Twin: `optax.sgd(learning_rate, momentum)`, which is PyTorch's form, equal bit for bit.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number or schedule, or negative; mu is not in [0, 1).
+
+    Source: Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
+
+    Example:
+        >>> optimizer = fn.optim.momentum(0.1, 0.9)
+        >>> params = jnp.array([1.0])
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(jnp.array([1.0]), state)
+        >>> updates, state = optimizer.update(jnp.array([1.0]), state)
+        >>> updates
+        Array([-0.19], dtype=float32)
+    """
+    check_rate("momentum", learning_rate)
+    check.between("momentum", "momentum", momentum, 0, 1)
+
+    def init(params: optax.Params) -> MomentumState:
+        v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
+        return MomentumState(step=jnp.zeros([], jnp.int32), v=v)
+
+    def update(
+        grads: optax.Updates, state: MomentumState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, MomentumState]:
+        alpha = at_step(learning_rate, state.step)
+        if rate_in_velocity:
+            v = jax.tree.map(lambda v, g: momentum * v - times(alpha, (1 - dampening) * g), state.v, grads)
+            updates = v
+        else:
+            v = jax.tree.map(lambda v, g: momentum * v + (1 - dampening) * g, state.v, grads)
+            updates = jax.tree.map(lambda v: times(-alpha, v), v)
+        return like(updates, grads), MomentumState(optax.safe_increment(state.step), like(v, state.v))
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,118 @@
+"""RMSProp: gradients divided by their running size (Tieleman & Hinton 2012)."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+
+
+class RmspropState(NamedTuple):
+    """What RMSProp remembers. A field that the variant does not use is None."""
+
+    step: jax.Array  # int32[], updates taken
+    s: optax.Params  # mean of the squared gradient, like params
+    m: optax.Params | None  # mean of the gradient, like params, if centered
+    v: optax.Params | None  # velocity, like params, with momentum
+
+
+def rmsprop(
+    learning_rate: ScalarOrSchedule,
+    decay: chex.Numeric = 0.9,
+    eps: chex.Numeric = 1e-8,
+    initial_scale: chex.Numeric = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: chex.Numeric | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+    *,
+    rate_in_velocity: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """RMSProp: plain, centered, with momentum.
+
+        s <- rho s + (1 - rho) g^2                              s = initial_scale at first
+        m <- rho m + (1 - rho) g                                centered, else m = 0
+        x <- alpha g / sqrt(s - m^2 + eps)
+        theta <- theta - x                                      plain
+        v <- mu v + x,  theta <- theta - v                      with momentum
+        v <- mu v + x,  theta <- theta - (mu v + x)             with Nesterov's momentum
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step.
+        decay: rho, share of the old means that is kept, in [0, 1). (PyTorch's alpha is 0.99.)
+        eps: keeps the quotient finite.
+        initial_scale: s at first; TensorFlow's is 1.
+        eps_in_sqrt: True as above, Hinton's and TensorFlow's; False for g / (sqrt(s - m^2) + eps), PyTorch's.
+        centered: divide by the standard deviation, as in Graves.
+        momentum: mu, in [0, 1); None for no velocity.
+        nesterov: with a momentum, Nesterov's.
+        bias_correction: s and m divided by 1 - rho^t, as in Adam.
+        rate_in_velocity: True as above, TensorFlow's: v holds steps. False for v <- mu v + x / alpha,
+            theta <- theta - alpha v, PyTorch's: a change of alpha then reaches the whole of v.
+
+    Twin: `optax.rmsprop`, equal bit for bit.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number or schedule; it, eps or the first s are negative; rho or
+            mu are not in [0, 1).
+
+    Source: Tieleman & Hinton 2012, "Lecture 6.5: RMSProp"; centered: Graves 2013, arXiv:1308.0850, eq. 38-45.
+
+    Example:
+        >>> optimizer = fn.optim.rmsprop(0.1, decay=0.0, eps=0.0)
+        >>> params = jnp.array([1.0, 1.0])
+        >>> updates, state = optimizer.update(jnp.array([100.0, -0.1]), optimizer.init(params))
+        >>> updates
+        Array([-0.1,  0.1], dtype=float32)
+    """
+    check_rate("rmsprop", learning_rate)
+    check.between("rmsprop", "decay", decay, 0, 1)
+    check.between("rmsprop", "eps", eps, 0)
+    check.between("rmsprop", "initial_scale", initial_scale, 0)
+    if momentum is not None:
+        check.between("rmsprop", "momentum", momentum, 0, 1)
+
+    def init(params: optax.Params) -> RmspropState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return RmspropState(
+            step=jnp.zeros([], jnp.int32),
+            s=jax.tree.map(lambda p: jnp.full_like(p, initial_scale), params),
+            m=zeros if centered else None,
+            v=zeros if momentum is not None else None,
+        )
+
+    def update(
+        grads: optax.Updates, state: RmspropState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, RmspropState]:
+        alpha = at_step(learning_rate, state.step)
+        t = optax.safe_increment(state.step)
+        correct = (lambda e: e / (1 - decay**t).astype(e.dtype)) if bias_correction else (lambda e: e)
+
+        s = jax.tree.map(lambda s, g: (1 - decay) * abs_sq(g) + decay * s, state.s, grads)
+        variance = jax.tree.map(correct, s)
+        m = state.m
+        if centered:
+            m = jax.tree.map(lambda m, g: (1 - decay) * g + decay * m, state.m, grads)
+            variance = jax.tree.map(lambda s, m: s - abs_sq(correct(m)), variance, m)
+        if eps_in_sqrt:
+            x = jax.tree.map(lambda s, g: jax.lax.rsqrt(s + eps) * g, variance, grads)
+        else:
+            x = jax.tree.map(lambda s, g: 1 / (jnp.sqrt(s) + eps) * g, variance, grads)
+
+        v, updates = state.v, x
+        if momentum is None or rate_in_velocity:
+            updates = jax.tree.map(lambda x: times(-alpha, x), x)
+        if momentum is not None:
+            v = jax.tree.map(lambda v, x: x + momentum * v, state.v, updates)
+            updates = jax.tree.map(lambda v, x: x + momentum * v, v, updates) if nesterov else v
+            if not rate_in_velocity:
+                updates = jax.tree.map(lambda v: times(-alpha, v), updates)
+        state = RmspropState(t, like(s, state.s), like(m, state.m), like(v, state.v))
+        return like(updates, grads), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

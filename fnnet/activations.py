@@ -1,13 +1,55 @@
 """Activations: functions of an array, element by element, but for softmax and log_softmax along an axis.
 
-They keep the dtype of their input, float16 and bfloat16 included, and NaN stays NaN. Where the derivative by the
-chain rule cancels or overflows (far out, or in half precision), the right formula is stated with `jax.custom_jvp`.
+They keep the dtype of a floating-point input, float16 and bfloat16 included. NaN stays NaN, and an infinite
+input gives the limit. Where the derivative by the chain rule cancels or overflows (far out, or in half
+precision), the right formula stands above the function, in `_with_derivative`.
 """
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """As float32 at least: exp overflows float16 at 11.1, and half precision has too few digits for a sum."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _narrow(y: jax.Array, x: jax.Array) -> jax.Array:
+    """In the dtype of x, unless x is of integers."""
+    dtype = jnp.asarray(x).dtype
+    return y.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else y
+
+
+def _times(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The product x y, where y falls faster than x grows: inf * 0 is 0, the limit."""
+    return jnp.where((y == 0) & jnp.isinf(x), 0, x) * y
+
+
+def _with_derivative(
+    derivative: Callable[[jax.Array], jax.Array],
+) -> Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array], jax.Array]]:
+    """States the derivative of the function below. Both are computed in float32 at least and rounded once."""
+
+    def decorate(f: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+        @jax.custom_jvp
+        @functools.wraps(f)
+        def activation(x: jax.Array) -> jax.Array:
+            return _narrow(f(_wide(x)), x)
+
+        @activation.defjvp
+        def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+            (x,), (dx,) = primals, tangents
+            return activation(x), dx * _narrow(derivative(_wide(x)), x)
+
+        return activation
+
+    return decorate
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -43,7 +85,13 @@ def hardlims(x: jax.Array) -> jax.Array:
     return 2 * hardlim(x) - 1
 
 
-@jax.custom_jvp
+def _logistic_density(x: jax.Array) -> jax.Array:
+    # y (1 - y) rounds to 0 once y rounds to 1: at x = 6 in bfloat16.
+    e = jnp.exp(-jnp.abs(x))
+    return e / jnp.square(1 + e)
+
+
+@_with_derivative(_logistic_density)
 def sigmoid(x: jax.Array) -> jax.Array:
     """Logistic sigmoid: y = 1 / (1 + exp(-x)), in (0, 1).
 
@@ -54,15 +102,8 @@ def sigmoid(x: jax.Array) -> jax.Array:
     return jax.lax.logistic(x)
 
 
-@sigmoid.defjvp
-def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    # y (1 - y) rounds to 0 once y rounds to 1: at x = 6 in bfloat16.
-    e = jnp.exp(-jnp.abs(x))
-    return sigmoid(x), dx * (e / jnp.square(1 + e))
-
-
-@jax.custom_jvp
+# 1 - y^2 rounds to 0 once y rounds to 1: at x = 4 in bfloat16.
+@_with_derivative(lambda x: 4 * _logistic_density(2 * x))
 def tanh(x: jax.Array) -> jax.Array:
     """Hyperbolic tangent: y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)), in (-1, 1).
 
@@ -71,14 +112,6 @@ def tanh(x: jax.Array) -> jax.Array:
         Array([-1.,  0.,  1.], dtype=float32)
     """
     return jnp.tanh(x)
-
-
-@tanh.defjvp
-def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    # 1 - y^2 rounds to 0 once y rounds to 1: at x = 4 in bfloat16.
-    e = jnp.exp(-2 * jnp.abs(x))
-    return tanh(x), dx * (4 * e / jnp.square(1 + e))
 
 
 def bipolar_sigmoid(x: jax.Array) -> jax.Array:
@@ -93,7 +126,8 @@ def bipolar_sigmoid(x: jax.Array) -> jax.Array:
     return tanh(x / 2)
 
 
-@jax.custom_jvp
+# The quotient rule would subtract two numbers of size 1/|x| to give one of 1/x^2.
+@_with_derivative(lambda x: jnp.square(1 / (1 + jnp.abs(x))))
 def softsign(x: jax.Array) -> jax.Array:
     """Softsign: y = x / (1 + |x|), in (-1, 1).
 
@@ -103,17 +137,10 @@ def softsign(x: jax.Array) -> jax.Array:
         >>> fn.softsign(jnp.array([-1.0, 0.0, 3.0]))
         Array([-0.5 ,  0.  ,  0.75], dtype=float32)
     """
-    return x / (1 + jnp.abs(x))
+    return jnp.where(jnp.isinf(x), jnp.sign(x), x / (1 + jnp.abs(x)))
 
 
-@softsign.defjvp
-def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    # The quotient rule subtracts two numbers of size 1/|x| to give one of 1/x^2.
-    return softsign(x), dx * jnp.square(1 / (1 + jnp.abs(x)))
-
-
-@jax.custom_jvp
+@_with_derivative(sigmoid)
 def softplus(x: jax.Array) -> jax.Array:
     """Softplus: y = log(1 + exp(x)), the smooth relu.
 
@@ -124,12 +151,6 @@ def softplus(x: jax.Array) -> jax.Array:
         Array([0.000000e+00, 6.931472e-01, 1.000000e+03], dtype=float32)
     """
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-@softplus.defjvp
-def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    return softplus(x), dx * sigmoid(x)
 
 
 @jax.custom_jvp
@@ -174,7 +195,13 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
         Array([-1.,  0.,  2.], dtype=float32)
     """
     # The branch that is not taken must be finite too, or its derivative is inf * 0.
-    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
+    return jnp.where(x > 0, x, alpha * _expm1(jnp.where(x > 0, 0, x)))
+
+
+# JAX's derivative of expm1 is (exp(x) - 1) + 1, which rounds to 0 far to the left.
+@_with_derivative(jnp.exp)
+def _expm1(x: jax.Array) -> jax.Array:
+    return jnp.expm1(x)
 
 
 def selu(x: jax.Array) -> jax.Array:
@@ -194,7 +221,8 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
 
     Args:
         x: array of any shape.
-        approximate: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as in GPT-2 (and the default of `jax.nn.gelu`).
+        approximate: y = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3), as in GPT-2 (and the default of
+            `jax.nn.gelu`).
 
     Source: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 
@@ -202,13 +230,41 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
         >>> fn.gelu(jnp.array([-100.0, 0.0, 100.0]))
         Array([ -0.,   0., 100.], dtype=float32)
     """
-    if approximate:
-        # As a sigmoid, for (1 + tanh(u)) / 2 cancels far to the left; u = x (...) cannot overflow to inf - inf.
-        return x * sigmoid(x * (1.5957691216057308 + 0.07135481282637152 * jnp.square(x)))
+    return _gelu_by_tanh(x) if approximate else _gelu(x)
+
+
+def _normal_distribution(x: jax.Array) -> jax.Array:
     # By erfc, for 1 + erf cancels far to the left.
-    return x * (jax.lax.erfc(-x * 0.7071067811865476) / 2)
+    return jax.lax.erfc(-x * math.sqrt(1 / 2)) / 2
 
 
+def _normal_density(x: jax.Array) -> jax.Array:
+    return jnp.exp(-jnp.square(x) / 2) / math.sqrt(2 * math.pi)
+
+
+@_with_derivative(lambda x: _normal_distribution(x) + _times(x, _normal_density(x)))
+def _gelu(x: jax.Array) -> jax.Array:
+    return _times(x, _normal_distribution(x))
+
+
+def _two_u(x: jax.Array) -> jax.Array:
+    # (1 + tanh(u)) / 2 cancels far to the left; it is sigmoid(2 u). That is 0 or 1 where the clip is felt.
+    x = jnp.clip(x, -30, 30)
+    return math.sqrt(8 / math.pi) * (x + 0.044715 * x * jnp.square(x))
+
+
+def _gelu_by_tanh_derivative(x: jax.Array) -> jax.Array:
+    v, x = _two_u(x), jnp.clip(x, -30, 30)
+    slope = math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * jnp.square(x))
+    return sigmoid(v) + x * _logistic_density(v) * slope
+
+
+@_with_derivative(_gelu_by_tanh_derivative)
+def _gelu_by_tanh(x: jax.Array) -> jax.Array:
+    return _times(x, sigmoid(_two_u(x)))
+
+
+@_with_derivative(lambda x: sigmoid(x) + _times(x, _logistic_density(x)))
 def silu(x: jax.Array) -> jax.Array:
     """Sigmoid linear unit (swish): y = x sigmoid(x).
 
@@ -218,17 +274,20 @@ def silu(x: jax.Array) -> jax.Array:
         >>> fn.silu(jnp.array([-1000.0, 0.0, 1000.0]))
         Array([  -0.,    0., 1000.], dtype=float32)
     """
-    return x * sigmoid(x)
+    return _times(x, sigmoid(x))
 
 
 def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Softmax: y_i = exp(x_i) / sum_j exp(x_j) along `axis`. An entry of -inf gets probability 0.
+    """Softmax: y_i = exp(x_i) / sum_j exp(x_j) along `axis`.
+
+    An entry of -inf gets probability 0. Where all are -inf, or one is inf, there is no limit: NaN.
 
     Example:
         >>> fn.softmax(jnp.array([1000.0, 1000.0, -jnp.inf]))
         Array([0.5, 0.5, 0. ], dtype=float32)
     """
-    return jnp.exp(_log_softmax(x, axis)).astype(x.dtype)
+    e = jnp.exp(_below_0(x, axis))
+    return _narrow(e / jnp.sum(e, axis=axis, keepdims=True), x)
 
 
 def log_softmax(x: jax.Array, axis: int = -1) -> jax.Array:
@@ -238,11 +297,11 @@ def log_softmax(x: jax.Array, axis: int = -1) -> jax.Array:
         >>> fn.log_softmax(jnp.array([1000.0, 0.0]))
         Array([    0., -1000.], dtype=float32)
     """
-    return _log_softmax(x, axis).astype(x.dtype)
+    x_wide = _below_0(x, axis)
+    return _narrow(x_wide - jnp.log(jnp.sum(jnp.exp(x_wide), axis=axis, keepdims=True)), x)
 
 
-def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
-    # Half precision has too few digits for the sum.
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    shifted = x - jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
-    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True))
+def _below_0(x: jax.Array, axis: int) -> jax.Array:
+    """Shifts x so that its maximum is 0, which changes no softmax and keeps exp from overflow."""
+    x = _wide(x)
+    return x - jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))

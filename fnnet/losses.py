@@ -1,7 +1,8 @@
 """Losses: `(prediction, target) -> one value an example`, and penalties on the weights: `params -> scalar`.
 
-The first axis is the batch; a loss is the mean over the others (of an image's pixels, a sentence's words), so its
-result has shape (batch,). It is computed and returned in float32 at least, whatever the dtype of the prediction.
+The first axis is the batch; a loss is the mean over the others (of an image's pixels, a sentence's words), so
+its result has shape (batch,). It is computed and returned in float32 at least, whatever the dtype of the
+prediction. NaN in a prediction gives NaN.
 """
 
 from collections.abc import Callable
@@ -44,11 +45,13 @@ def mean_absolute_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
         Array([1.5], dtype=float32)
     """
     y, t = _alike("mean_absolute_error", prediction, target)
-    return _mean(jnp.abs(y - t))
+    return _mean(_abs(y - t))
 
 
 def huber(prediction: jax.Array, target: jax.Array, delta: chex.Numeric = 1.0) -> jax.Array:
-    """Huber's loss: quadratic near the target, linear far from it. Mean of
+    """Huber's loss: quadratic near the target, linear far from it.
+
+    The mean of
 
         (y - t)^2 / 2  where |y - t| <= delta,    delta (|y - t| - delta / 2)  elsewhere.
 
@@ -72,11 +75,13 @@ def huber(prediction: jax.Array, target: jax.Array, delta: chex.Numeric = 1.0) -
 
 
 def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Cross-entropy of independent yes-or-no targets, on logits z. Mean of
+    """Cross-entropy of independent yes-or-no targets, on logits z.
+
+    The mean of
 
         -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))  =  softplus(z) - t z
 
-    Shapes: logits z and target t (batch, ...), result (batch,). Targets: probabilities in [0, 1], or booleans.
+    Shapes: logits z and target t (batch, ...), result (batch,). Targets: probabilities in [0, 1] or booleans.
 
     Raises:
         ValueError: the shapes differ.
@@ -87,29 +92,31 @@ def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     """
     z, t = _alike("binary_cross_entropy", logits, target)
     # The same as softplus(z) - t z, without the difference of two large numbers.
-    return _mean(t * softplus(-z) + (1 - t) * softplus(z))
+    return _mean(_times(t, softplus(-z)) + _times(1 - t, softplus(z)))
 
 
 def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Cross-entropy of one class among several, on logits z. Mean of
+    """Cross-entropy of one class among several, on logits z.
+
+    The mean of
 
         -log softmax(z)_t  for a label t,      -sum_k t_k log softmax(z)_k  for a distribution t.
 
-    Shapes: logits (batch, ..., classes), target integer (batch, ...) or floating (batch, ..., classes), result
-    (batch,). A label outside 0 .. classes - 1 gives NaN: under jit nothing can be raised.
+    Shapes: logits (batch, ..., classes), target integer (batch, ...) or floating (batch, ..., classes),
+    result (batch,). A label outside 0 .. classes - 1 gives NaN: under jit nothing can be raised.
 
     Raises:
         ValueError: the shapes do not fit.
         TypeError: the target is neither integer nor floating.
 
     Example:
-        >>> logits = jnp.array([[1000.0, 0.0], [0.0, 0.0]])
+        >>> logits = jnp.array([[100.0, 0.0], [0.0, 0.0]])
         >>> fn.losses.softmax_cross_entropy(logits, jnp.array([1, 1]))
-        Array([1.000000e+03, 6.931472e-01], dtype=float32)
+        Array([100.       ,   0.6931472], dtype=float32)
         >>> fn.losses.softmax_cross_entropy(logits, jnp.array([[0.5, 0.5], [0.5, 0.5]]))
-        Array([5.000000e+02, 6.931472e-01], dtype=float32)
+        Array([50.       ,  0.6931472], dtype=float32)
     """
-    return _pick("softmax_cross_entropy", log_softmax(_float(logits)), target)
+    return _pick("softmax_cross_entropy", log_softmax(_scores("softmax_cross_entropy", logits)), target)
 
 
 def nll(log_probabilities: jax.Array, target: jax.Array) -> jax.Array:
@@ -125,7 +132,7 @@ def nll(log_probabilities: jax.Array, target: jax.Array) -> jax.Array:
         >>> fn.losses.nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0]))
         Array([1.3862944], dtype=float32)
     """
-    return _pick("nll", _float(log_probabilities), target)
+    return _pick("nll", _scores("nll", log_probabilities), target)
 
 
 def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -135,6 +142,7 @@ def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
     Raises:
         ValueError: the shapes differ.
+        TypeError: the target is boolean, so 0 or 1.
 
     Source: Cortes & Vapnik 1995, "Support-vector networks".
 
@@ -142,13 +150,17 @@ def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
         >>> fn.losses.hinge(jnp.array([2.0, 0.5, -1.0]), jnp.array([1, 1, 1]))
         Array([0. , 0.5, 2. ], dtype=float32)
     """
+    if jnp.asarray(target).dtype == bool:
+        raise TypeError(f"hinge: target is {check.describe(target)}, wanted numbers -1 or 1: 2 * target - 1")
     y, t = _alike("hinge", prediction, target)
     margin = 1 - t * y
     return _mean(jnp.where(margin <= 0, 0, margin))  # the other way round, NaN would become 0
 
 
 def l1(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Array:
-    """L1 penalty: sum of |theta| over the params whose path passes the filter. It drives weights to 0 (lasso).
+    """L1 penalty: sum of |theta| over the params whose path passes the filter (lasso).
+
+    It drives weights to 0; its derivative at 0 is 0.
 
     Args:
         params: tree of arrays.
@@ -167,11 +179,13 @@ def l1(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Arr
         >>> fn.losses.l1(params, lambda path: path.endswith("w"))
         Array(3., dtype=float32)
     """
-    return _penalty("l1", jnp.abs, params, where)
+    return _penalty("l1", _abs, params, where)
 
 
 def l2(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Array:
-    """L2 penalty: sum of theta^2 over the params whose path passes the filter (ridge). Its gradient is 2 theta.
+    """L2 penalty: sum of theta^2 over the params whose path passes the filter (ridge).
+
+    Its gradient is 2 theta.
 
     Args:
         params: tree of arrays.
@@ -199,6 +213,16 @@ def _float(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def _abs(x: jax.Array) -> jax.Array:
+    """The absolute value. The derivative of `jnp.abs` at 0 is 1."""
+    return x * jnp.sign(x)
+
+
+def _times(p: jax.Array, x: jax.Array) -> jax.Array:
+    """The product p x of a probability and a logarithm: 0 log 0 = 0."""
+    return p * jnp.where((p == 0) & jnp.isinf(x), 0, x)
+
+
 def _mean(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
@@ -206,10 +230,16 @@ def _mean(x: jax.Array) -> jax.Array:
 def _alike(loss: str, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
     if jnp.shape(prediction) != jnp.shape(target):
         raise ValueError(
-            f"{loss}: prediction is {check.describe(prediction)} and target {check.describe(target)}, wanted one "
-            "shape; broadcasting would compare every prediction with every target"
+            f"{loss}: prediction is {check.describe(prediction)} and target {check.describe(target)}, wanted "
+            "one shape; broadcasting would compare every prediction with every target"
         )
     return _float(prediction), _float(target)
+
+
+def _scores(loss: str, x: jax.Array) -> jax.Array:
+    if jnp.ndim(x) == 0:
+        raise ValueError(f"{loss}: prediction is {check.describe(x)}, wanted shape (batch, ..., classes)")
+    return _float(x)
 
 
 def _pick(loss: str, log_p: jax.Array, target: jax.Array) -> jax.Array:
@@ -219,25 +249,28 @@ def _pick(loss: str, log_p: jax.Array, target: jax.Array) -> jax.Array:
         if target.shape != log_p.shape[:-1]:
             raise ValueError(f"{got}, wanted integer labels of shape {log_p.shape[:-1]}")
         classes = log_p.shape[-1]
-        label = jnp.where(target < 0, classes, target)  # a negative index would count from the end
+        # int8 could not hold the number of 200 classes, and a negative index would count from the end.
+        label = target.astype(jnp.int32) if target.dtype.itemsize < 4 else target
+        label = jnp.where((label < 0) | (label > classes), classes, label)
         return _mean(-jnp.take_along_axis(log_p, label[..., None], axis=-1, mode="fill").squeeze(-1))
     if not jnp.issubdtype(target.dtype, jnp.floating):
         raise TypeError(f"{got}, wanted integer labels or a floating-point distribution")
     if target.shape != log_p.shape:
         raise ValueError(f"{got}, wanted a distribution of shape {log_p.shape}")
-    t = _float(target)
     # 0 log 0 = 0: a class of probability 0 may have a logit of -inf.
-    return _mean(-jnp.sum(jnp.where(t == 0, 0, t * log_p), axis=-1))
+    return _mean(-jnp.sum(_times(_float(target), log_p), axis=-1))
 
 
 def _penalty(
     penalty: str, f: Callable[[jax.Array], jax.Array], params: Any, where: Callable[[str], bool]
 ) -> jax.Array:
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    leaves = [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    chosen = [leaf for path, leaf in leaves.items() if where(path)]
+    ]
+    chosen = [leaf for path, leaf in leaves if where(path)]
     if not chosen:
-        raise ValueError(f"{penalty}: no params pass the filter, wanted at least one of {list(leaves)}")
+        raise ValueError(
+            f"{penalty}: no params pass the filter, wanted at least one of {[path for path, _ in leaves]}"
+        )
     return sum((jnp.sum(f(_float(leaf))) for leaf in chosen), jnp.zeros((), _float(chosen[0]).dtype))

@@ -79,10 +79,11 @@ def adam(
     ) -> tuple[optax.Updates, AdamState]:
         alpha = at_step(learning_rate, state.step)
         t = optax.safe_increment(state.step)
+        bias1, bias2 = 1 - b1**t, 1 - b2**t
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
-        m_hat = jax.tree.map(lambda m: m / correction1.astype(m.dtype), m)
-        v_hat = jax.tree.map(lambda v: v / correction2.astype(v.dtype), v)
+        m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
+        v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps)), m_hat, v_hat)
         return like(updates, grads), AdamState(t, like(m, state.m), like(v, state.v))
 

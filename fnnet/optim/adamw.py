@@ -85,16 +85,17 @@ def adamw(
         alpha = at_step(learning_rate, state.step)
         decay = at_step(weight_decay, state.step)
         t = optax.safe_increment(state.step)
+        bias1, bias2 = 1 - b1**t, 1 - b2**t
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
         if nesterov:
-            next_t = optax.safe_increment(t)
-            m_next = jax.tree.map(lambda m: m / next_correction1.astype(m.dtype), m)
-            g_hat = jax.tree.map(lambda g: g / correction1.astype(g.dtype), grads)
+            next_bias1 = 1 - b1 ** optax.safe_increment(t)
+            m_next = jax.tree.map(lambda m: m / next_bias1.astype(m.dtype), m)
+            g_hat = jax.tree.map(lambda g: g / bias1.astype(g.dtype), grads)
             m_hat = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, m_next, g_hat)
         else:
-            m_hat = jax.tree.map(lambda m: m / correction1.astype(m.dtype), m)
-        v_hat = jax.tree.map(lambda v: v / correction2.astype(v.dtype), v)
+            m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
+        v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         x = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps), m_hat, v_hat)
         x = add_weight_decay("adamw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)

@@ -73,13 +73,14 @@ def nadam(
     ) -> tuple[optax.Updates, NadamState]:
         alpha = at_step(learning_rate, state.step)
         t = optax.safe_increment(state.step)
-        next_t = optax.safe_increment(t)
+        bias1, bias2 = 1 - b1**t, 1 - b2**t
+        next_bias1 = 1 - b1 ** optax.safe_increment(t)
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
-        m_next = jax.tree.map(lambda m: m / next_correction1.astype(m.dtype), m)
-        g_hat = jax.tree.map(lambda g: g / correction1.astype(g.dtype), grads)
+        m_next = jax.tree.map(lambda m: m / next_bias1.astype(m.dtype), m)
+        g_hat = jax.tree.map(lambda g: g / bias1.astype(g.dtype), grads)
         m_hat = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, m_next, g_hat)
-        v_hat = jax.tree.map(lambda v: v / correction2.astype(v.dtype), v)
+        v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps)), m_hat, v_hat)
         return like(updates, grads), NadamState(t, like(m, state.m), like(v, state.v))
 

@@ -91,14 +91,15 @@ def rmsprop(
     ) -> tuple[optax.Updates, RmspropState]:
         alpha = at_step(learning_rate, state.step)
         t = optax.safe_increment(state.step)
-        correct = (lambda e: e / (1 - decay**t).astype(e.dtype)) if bias_correction else (lambda e: e)
+        bias = 1 - decay**t
 
         s = jax.tree.map(lambda s, g: (1 - decay) * abs_sq(g) + decay * s, state.s, grads)
-        variance = jax.tree.map(correct, s)
-        m = state.m
+        s_hat = jax.tree.map(lambda s: s / bias.astype(s.dtype), s) if bias_correction else s
+        variance, m = s_hat, state.m
         if centered:
             m = jax.tree.map(lambda m, g: (1 - decay) * g + decay * m, state.m, grads)
-            variance = jax.tree.map(lambda s, m: s - abs_sq(correct(m)), variance, m)
+            m_hat = jax.tree.map(lambda m: m / bias.astype(m.dtype), m) if bias_correction else m
+            variance = jax.tree.map(lambda s, m: s - abs_sq(m), s_hat, m_hat)
         if eps_in_sqrt:
             x = jax.tree.map(lambda s, g: jax.lax.rsqrt(s + eps) * g, variance, grads)
         else:

@@ -1,6 +1,6 @@
 """fnnet: neural networks as pure functions, on JAX. `import fnnet as fn`."""
 
-from fnnet import activations, check, initializers, layer, losses, metrics, optim
+from fnnet import activations, check, data, initializers, layer, losses, metrics, optim, train
 from fnnet.activations import (
     bipolar_sigmoid,
     elu,

@@ -1,0 +1,121 @@
+"""One step of training, a pure function, for a loop of one's own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.layer import Layer, Params, State
+
+Batch = Mapping[str, Any]
+PerExample = Callable[[Any, Any], jax.Array]  # a loss or a metric: (prediction, target) -> one value an example
+
+
+class TrainState(NamedTuple):
+    """What one step hands to the next."""
+
+    params: Params
+    state: State  # the layers' own, such as running averages
+    opt_state: optax.OptState
+    step: jax.Array  # int32[], steps taken
+
+
+def per_example(name: str, f: PerExample, prediction: Any, target: Any) -> jax.Array:
+    """f(prediction, target), one value an example, or raises: a mean over the batch would be averaged twice."""
+    values, examples = f(prediction, target), len(jax.tree.leaves(target)[0])
+    if jnp.shape(values) != (examples,):
+        raise ValueError(
+            f"{name} is {check.describe(values)}, wanted one value for each of the {examples} examples: "
+            "a loss or a metric takes no mean over the batch"
+        )
+    return values
+
+
+def start(
+    net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey, x: Any
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        net: the network.
+        optimizer: from `fnnet.optim` or optax.
+        key: for the initial weights.
+        x: an example batch, or its `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> net = fn.dense(1)
+        >>> before = fn.train.start(net, fn.optim.sgd(0.1), jax.random.key(0), jnp.ones((8, 2)))
+        >>> int(before.step), before.params["w"].shape
+        (0, (2, 1))
+    """
+    params, state = net.init(key, x)
+    return TrainState(params, state, optimizer.init(params), jnp.zeros([], jnp.int32))
+
+
+def make_step(
+    net: Layer,
+    loss: PerExample,
+    optimizer: optax.GradientTransformation,
+    *,
+    metrics: Mapping[str, PerExample] | None = None,
+    penalty: Callable[[Params], jax.Array] | None = None,
+) -> Callable[[TrainState, Batch, chex.PRNGKey], tuple[TrainState, dict[str, jax.Array]]]:
+    """One step: the loss of a batch, its gradient by backprop, the optimizer's update.
+
+        L(theta) = mean_i loss(net(x_i; theta), y_i) + penalty(theta)
+        theta <- theta + update(dL/dtheta)
+
+    Args:
+        net: the network.
+        loss: `(prediction, target) -> one value an example`.
+        optimizer: from `fnnet.optim` or optax. Its update is given `value`, `grad` and `value_fn` too, for line
+            searches.
+        metrics: functions of the form of a loss, by name; their means over the batch are returned.
+        penalty: a function of the params that is added to the loss, such as `lambda p: 1e-4 * fn.losses.l2(p)`.
+
+    Returns:
+        `step(train_state, batch, key) -> (train_state, metrics)`, pure: jit it, scan it. The batch is a dict with
+        "x" and "y"; metrics has "loss", without the penalty, and, where there is one, "penalty".
+
+    Example:
+        >>> net, optimizer = fn.dense(1), fn.optim.sgd(0.1)
+        >>> step = jax.jit(fn.train.make_step(net, fn.losses.mean_squared_error, optimizer))
+        >>> batch = {"x": jnp.ones((8, 2)), "y": jnp.ones((8, 1))}
+        >>> now = fn.train.start(net, optimizer, jax.random.key(0), batch["x"])
+        >>> for i in range(30):
+        ...     now, metrics = step(now, batch, jax.random.key(i))
+        >>> bool(metrics["loss"] < 1e-6)
+        True
+    """
+    measures = {"loss": loss, **(metrics or {})}
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(now: TrainState, batch: Batch, key: chex.PRNGKey) -> tuple[TrainState, dict[str, jax.Array]]:
+        def objective(params: Params) -> tuple[jax.Array, tuple[State, dict[str, jax.Array]]]:
+            prediction, state = net.apply(params, now.state, batch["x"], key=key, train=True)
+            seen = {
+                name: jnp.mean(per_example(name, f, prediction, batch["y"])) for name, f in measures.items()
+            }
+            value = seen["loss"]
+            if penalty is not None:
+                seen["penalty"] = penalty(params)
+                value = value + seen["penalty"]
+            return value, (state, seen)
+
+        (value, (state, seen)), grads = jax.value_and_grad(objective, has_aux=True)(now.params)
+        updates, opt_state = optimizer.update(
+            grads,
+            now.opt_state,
+            now.params,
+            value=value,
+            grad=grads,
+            value_fn=lambda params: objective(params)[0],
+        )
+        params = optax.apply_updates(now.params, updates)
+        return TrainState(params, state, opt_state, now.step + 1), seen
+
+    return step

@@ -1,0 +1,219 @@
+"""Fashion-MNIST: 70,000 grey pictures of clothes, from the four IDX files of its authors."""
+
+import gzip
+import hashlib
+import importlib.util
+import math
+import os
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from fnnet import check
+from fnnet.data.dataset import Dataset, Examples, split
+
+URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+TIMEOUT = 30.0  # seconds without a byte
+
+IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, seed: int = 0) -> Dataset:
+    """Fashion-MNIST, 28 by 28 pixels: 50,000 to train on, 10,000 for validation, 10,000 for the test.
+
+    Shapes: x float32[n, 28, 28, 1], in [0, 1] in steps of 1/255; y int32[n]: 0 T-shirt, 1 trouser,
+    2 pullover, 3 dress, 4 coat, 5 sandal, 6 shirt, 7 sneaker, 8 bag, 9 ankle boot. The test part is the
+    official one, in its order; validation is 1,000 of each class from the official 60,000 for training.
+
+    Args:
+        folder: with the four IDX files, gzipped or not. By default the first of these that has them:
+            $FNNET_DATA, $FNNET_DATA/fashion-mnist, the folder of the Debian package dataset-fashion-mnist,
+            $XDG_CACHE_HOME/fnnet/fashion-mnist (without that variable, ~/.cache/fnnet/fashion-mnist).
+            Failing all, they are downloaded once (30 MB, checksums verified), to $FNNET_DATA/fashion-mnist
+            where that variable is set, else to the cache.
+        seed: of the choice of the validation part.
+
+    Raises:
+        FileNotFoundError: the folder given lacks a file.
+        ConnectionError: the files are on no disk, and the download failed; it says how else to get them.
+        ValueError: a file is damaged, or is not what its name says.
+
+    Source: Xiao, Rasul & Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine
+    learning algorithms", arXiv:1708.07747.
+
+    Example:
+        >>> data = fn.data.fashion_mnist()  # doctest: +SKIP
+        >>> data.train["x"].shape, data.valid["x"].shape, data.test["x"].shape  # doctest: +SKIP
+        ((50000, 28, 28, 1), (10000, 28, 28, 1), (10000, 28, 28, 1))
+    """
+    files = _locate() if folder is None else _find(Path(folder).expanduser())
+    missing = [name for name in MD5 if name not in files]
+    if missing:
+        raise FileNotFoundError(f"fashion_mnist: {folder} lacks {', '.join(missing)}, gzipped or not")
+    # The pictures stay bytes until they are in their parts: they take a quarter of the memory.
+    train, valid, _ = split(_read(files, "train"), valid=1 / 6, test=0, seed=seed)
+    return Dataset(_scaled(train), valid and _scaled(valid), _scaled(_read(files, "t10k")))
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array in an IDX file, the format of MNIST, gzipped or not, in native byte order.
+
+        00 00 | type, 1 byte | axes, 1 byte | size of each axis, 4 bytes | numbers        all big-endian
+
+    Types: 08 uint8, 09 int8, 0B int16, 0C int32, 0D float32, 0E float64.
+
+    Raises:
+        ValueError: the file is no IDX file, or is shorter or longer than it says.
+
+    Source: LeCun, Cortes & Burges 1998, "The MNIST database of handwritten digits".
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "labels-idx1-ubyte")
+        ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+        ...     fn.data.read_idx(path)
+        array([7, 2, 1], dtype=uint8)
+    """
+    raw = Path(path).read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as exc:
+            raise ValueError(f"{path}: damaged gzip file ({exc}); wanted a whole one, get it anew") from exc
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_DTYPES or len(raw) < 4 + 4 * raw[3]:
+        wanted = ", ".join(f"{code:02x}" for code in IDX_DTYPES)
+        raise ValueError(
+            f"{path}: no IDX file: got {len(raw)} bytes that begin with {raw[:4].hex(' ') or 'nothing'}, "
+            f"wanted 00 00, a type among {wanted}, the number of axes and their sizes"
+        )
+    dtype = np.dtype(IDX_DTYPES[raw[2]])
+    start = 4 + 4 * raw[3]
+    shape = tuple(int(size) for size in np.frombuffer(raw[4:start], ">u4"))
+    wanted_bytes = start + math.prod(shape) * dtype.itemsize
+    if len(raw) != wanted_bytes:
+        raise ValueError(
+            f"{path}: damaged IDX file: got {len(raw)} bytes, wanted {wanted_bytes} for {dtype.name} of "
+            f"shape {shape}; get it anew"
+        )
+    return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _read(files: dict[str, Path], part: str) -> Examples:
+    """The pictures and the labels of one part, as bytes."""
+    x_path, y_path = files[f"{part}-images-idx3-ubyte.gz"], files[f"{part}-labels-idx1-ubyte.gz"]
+    x, y = read_idx(x_path), read_idx(y_path)
+    if x.dtype != np.uint8 or x.shape[1:] != (28, 28):
+        raise ValueError(f"{x_path}: got {check.describe(x)}, wanted pictures uint8[n,28,28]")
+    if y.dtype != np.uint8 or y.shape != x.shape[:1] or y.max(initial=0) > 9:
+        raise ValueError(
+            f"{y_path}: got {check.describe(y)}, the largest {y.max(initial=0)}, wanted a label from 0 to 9 "
+            f"for each picture of {x_path}, uint8[{len(x)}]"
+        )
+    return {"x": x[..., None], "y": y}
+
+
+def _scaled(part: Examples) -> Examples:
+    x = np.divide(part["x"], 255, dtype=np.float32)  # XLA would round twice, by way of 1/255
+    return {"x": jnp.asarray(x), "y": jnp.asarray(part["y"], jnp.int32)}
+
+
+def _find(folder: Path) -> dict[str, Path]:
+    """Those of the four files that the folder has, gzipped or not."""
+    paths = ((name, path) for name in MD5 for path in (folder / name, folder / name.removesuffix(".gz")))
+    return {name: path for name, path in paths if path.is_file()}
+
+
+def _locate() -> dict[str, Path]:
+    """The files in the first folder that has all four, else in the cache, the missing ones downloaded."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fnnet" / "fashion-mnist"
+    folders = [DEBIAN, cache]
+    if os.environ.get("FNNET_DATA"):
+        own = Path(os.environ["FNNET_DATA"]).expanduser()
+        folders = [own, own / "fashion-mnist", DEBIAN, cache]
+        cache = own / "fashion-mnist"
+    for folder in folders:
+        files = _find(folder)
+        if len(files) == len(MD5):
+            return files
+    for name in MD5:
+        if name not in _find(cache):
+            _download(name, cache)
+    return _find(cache)
+
+
+def _download(name: str, folder: Path) -> None:
+    """Brings one file from its home into the folder, verified, whole or not at all."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    ways = (
+        "there are three ways to get Fashion-MNIST: install the Debian package dataset-fashion-mnist; pass a "
+        f"folder, or set $FNNET_DATA to one, that has the files {', '.join(MD5)}; or call this once on a "
+        f"machine with a network, which fills {folder}"
+    )
+    content = bytearray()
+    try:
+        with (
+            urllib.request.urlopen(URL + name, timeout=TIMEOUT) as response,
+            _progress(name, response.length) as advance,
+        ):
+            while chunk := response.read(1 << 16):
+                content += chunk
+                advance(len(chunk))
+    except (OSError, http.client.HTTPException) as exc:
+        if isinstance(exc, urllib.error.HTTPError):
+            exc.close()  # it holds the connection open
+        raise ConnectionError(f"fashion_mnist: no download from {URL + name} ({exc}); {ways}") from exc
+    got = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if got != MD5[name]:
+        raise ConnectionError(
+            f"fashion_mnist: damaged download from {URL + name}: got {len(content)} bytes of MD5 {got}, "
+            f"wanted MD5 {MD5[name]}; try again, or else: {ways}"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / name, content)
+    except OSError as exc:
+        exc.add_note(f"fashion_mnist: {folder} could not be written; {ways}")
+        raise
+
+
+def _write(path: Path, content: bytes | bytearray) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _progress(name: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A progress bar, on a terminal and where rich is installed; yields the function that counts bytes."""
+    if importlib.util.find_spec("rich") is None:
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), DownloadColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda n: progress.advance(task, n)

@@ -1,0 +1,153 @@
+"""Small problems in the plane: dicts {"x": float32[n, 2], "y": int32[n]}, for `split` or `Dataset`."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnnet import check
+from fnnet.data.dataset import Examples
+
+
+def xor() -> Examples:
+    """The exclusive or: the four points (a, b) of {0, 1}^2, y = a xor b. No single layer solves it.
+
+    Source: Minsky & Papert 1969, "Perceptrons"; as a task for networks Rumelhart, Hinton & Williams 1986.
+
+    Example:
+        >>> fn.data.xor()["y"]
+        Array([0, 1, 1, 0], dtype=int32)
+    """
+    x = [[0, 0], [0, 1], [1, 0], [1, 1]]
+    return {"x": jnp.array(x, jnp.float32), "y": jnp.array([a ^ b for a, b in x], jnp.int32)}
+
+
+def two_spirals(
+    n: int = 97, *, turns: float = 3, noise: chex.Numeric = 0.0, key: chex.PRNGKey | None = None
+) -> Examples:
+    """Two spirals wound into each other; y tells on which a point lies.
+
+        angle a = i pi / 16,   radius r = 6.5 (104 - i) / 104,   i from 0 to 96
+        (r sin a, r cos a) has y = 1,   its mirror image (-r sin a, -r cos a) has y = 0
+
+    With the defaults the 194 points of the benchmark, in its order: one of each spiral by turns, inwards.
+
+    Args:
+        n: points on each spiral, evenly spaced in i.
+        turns: how often each winds round the centre; other than 3, a is turns / 3 times the above.
+        noise: standard deviation of the normal noise on each coordinate; neighbouring arms are 1 apart.
+        key: of the noise.
+
+    Raises:
+        ValueError: n is not positive, noise is negative, or there is noise and no key.
+
+    Source: Lang & Witbrock 1988, "Learning to tell two spirals apart"; the points are A. Wieland's.
+
+    Example:
+        >>> spirals = fn.data.two_spirals()
+        >>> spirals["x"].shape, spirals["y"][:4]
+        ((194, 2), Array([1, 0, 1, 0], dtype=int32))
+        >>> spirals["x"][2:4]
+        Array([[ 1.255894,  6.313805],
+               [-1.255894, -6.313805]], dtype=float32)
+    """
+    check.is_positive("two_spirals", "n", n)
+    i = np.linspace(0, 96, n)
+    a = i * math.pi / 16 * (turns / 3)
+    r = 6.5 * (104 - i) / 104
+    one = np.stack([r * np.sin(a), r * np.cos(a)], axis=-1)  # (n, 2)
+    x = np.stack([one, -one], axis=1).reshape(2 * n, 2)
+    return {"x": _add_noise("two_spirals", x, noise, key), "y": jnp.tile(jnp.array([1, 0], jnp.int32), n)}
+
+
+def two_moons(key: chex.PRNGKey | None, n: int = 200, *, noise: chex.Numeric = 0.1) -> Examples:
+    """Two half circles of radius 1, each reaching into the other.
+
+        (cos a, sin a) has y = 0,   (1 - cos a, 1/2 - sin a) has y = 1,   a evenly spaced from 0 to pi
+
+    Args:
+        key: of the noise; None is enough without noise.
+        n: points in all: n // 2 of class 0, then the others, of class 1.
+        noise: standard deviation of the normal noise on each coordinate.
+
+    Raises:
+        ValueError: n is not positive, noise is negative, or there is noise and no key.
+
+    Source: scikit-learn's `make_moons`.
+
+    Example:
+        >>> moons = fn.data.two_moons(jax.random.key(0), 100)
+        >>> moons["x"].shape, jnp.bincount(moons["y"])
+        ((100, 2), Array([50, 50], dtype=int32))
+    """
+    check.is_positive("two_moons", "n", n)
+    upper = np.linspace(0, math.pi, n // 2)
+    lower = np.linspace(0, math.pi, n - n // 2)
+    x = np.concatenate(
+        [
+            np.stack([np.cos(upper), np.sin(upper)], axis=-1),
+            np.stack([1 - np.cos(lower), 1 / 2 - np.sin(lower)], axis=-1),
+        ]
+    )
+    y = jnp.array(np.repeat([0, 1], [n // 2, n - n // 2]), jnp.int32)
+    return {"x": _add_noise("two_moons", x, noise, key), "y": y}
+
+
+def blobs(
+    key: chex.PRNGKey,
+    n: int = 300,
+    *,
+    classes: int = 3,
+    features: int = 2,
+    spread: chex.Numeric = 1.0,
+    box: chex.Numeric = 10.0,
+) -> Examples:
+    """One round normal cloud for each class.
+
+        centre_k ~ U[-box, box]^features,   x ~ N(centre_y, spread^2 I)
+
+    Shapes: x float32[n, features], y int32[n]. The classes come one after the other, equally large; where n
+    is no multiple of them, the first have one point more.
+
+    Args:
+        key: of the centres and of the points.
+        n: points in all.
+        classes: how many clouds.
+        features: axes of the space.
+        spread: standard deviation of each cloud along each axis.
+        box: bound of the centres' coordinates.
+
+    Raises:
+        ValueError: a size is not positive, there are fewer points than classes, or spread or box is negative.
+
+    Source: scikit-learn's `make_blobs`.
+
+    Example:
+        >>> blobs = fn.data.blobs(jax.random.key(0), 10, classes=3)
+        >>> blobs["x"].shape, blobs["y"]
+        ((10, 2), Array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2], dtype=int32))
+    """
+    for name, size in (("n", n), ("classes", classes), ("features", features)):
+        check.is_positive("blobs", name, size)
+    if n < classes:
+        raise ValueError(f"blobs: n={n}, wanted at least one point for each of {classes} classes")
+    check.between("blobs", "spread", spread, 0)
+    check.between("blobs", "box", box, 0)
+    centre_key, point_key = jax.random.split(key)
+    limit = jnp.asarray(box, jnp.float32)
+    centres = jax.random.uniform(centre_key, (classes, features), jnp.float32, -limit, limit)
+    y = jnp.array(np.sort(np.arange(n) % classes), jnp.int32)
+    noise = jnp.asarray(spread, jnp.float32) * jax.random.normal(point_key, (n, features), jnp.float32)
+    return {"x": centres[y] + noise, "y": y}
+
+
+def _add_noise(function: str, x: np.ndarray, noise: chex.Numeric, key: chex.PRNGKey | None) -> jax.Array:
+    check.between(function, "noise", noise, 0)
+    exact = jnp.asarray(x, jnp.float32)
+    if key is not None:
+        return exact + jnp.asarray(noise, jnp.float32) * jax.random.normal(key, x.shape, jnp.float32)
+    if not (isinstance(noise, int | float) and noise == 0):
+        raise ValueError(f"{function}: noise={noise} needs a key, for example jax.random.key(0); got none")
+    return exact

@@ -1,0 +1,1 @@
+"""Scripts for people to run: `python -m experiments.compare_optimizers --help`."""

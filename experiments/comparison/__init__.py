@@ -1,0 +1,1 @@
+"""The parts of `experiments.compare_optimizers`: runs of twins, problems, pictures, report."""

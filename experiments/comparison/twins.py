@@ -1,0 +1,121 @@
+"""An optimizer and its twin in one run: the same weights, the same batches, and the distance between their params."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fnnet as fn
+from fnnet.optim.twins import MakeOptimizer, Twin
+from fnnet.train.batches import take
+from fnnet.train.evaluate import evaluate
+
+
+class TwinRun(NamedTuple):
+    """What a run of both leaves behind. Axes: learning rates, seeds, then steps or evaluations."""
+
+    ours: dict[str, Any]  # train_loss at each step; valid_loss, valid_accuracy, test_loss, test_accuracy
+    baseline: dict[str, Any]  # the same of optax
+    eval_step: Any  # steps taken before each evaluation
+    distance: Any  # at each step, |ours - optax| / |optax|, Euclidean norms over all params
+    ulp: Any  # at each step, the largest |ours - optax| of a parameter, in units in the last place
+
+
+class Path(NamedTuple):
+    """The way of an optimizer and of its twin down a surface."""
+
+    rate: float  # the learning rate that came lowest
+    ours: np.ndarray  # [steps + 1, 2]
+    baseline: np.ndarray  # [steps + 1, 2]
+
+
+def make_twin_run(
+    net: fn.Layer, loss: Callable[..., jax.Array], twin: Twin, *, steps: int, batch_size: int, eval_every: int
+) -> Callable[[chex.PRNGKey, Any, chex.Numeric], TwinRun]:
+    """`run(key, data, learning_rate) -> TwinRun`, pure, as `fnnet.train.make_run` with two optimizers in step."""
+    measures = {"loss": loss, "accuracy": fn.metrics.accuracy}
+
+    def run(key: chex.PRNGKey, data: Any, learning_rate: chex.Numeric) -> TwinRun:
+        optimizers = [make(learning_rate=learning_rate) for make in twin]
+        step_of = [fn.train.make_step(net, loss, optimizer) for optimizer in optimizers]
+        init_key, order_key, step_key = jax.random.split(key, 3)
+
+        def one_step(carry: Any, _: None) -> tuple[Any, Any]:
+            both, order = carry
+            i = both[0].step
+            order, batch = take(order_key, order, i, data.train, batch_size)
+            both, seen = zip(
+                *(step(now, batch, jax.random.fold_in(step_key, i)) for step, now in zip(step_of, both, strict=True)),
+                strict=True,
+            )
+            distance, ulp = difference(both[0].params, both[1].params)
+            return (both, order), ([s["loss"] for s in seen], distance, ulp)
+
+        def until_evaluation(carry: Any, _: None) -> tuple[Any, Any]:
+            carry, seen = jax.lax.scan(one_step, carry, length=eval_every)
+            scores = [
+                {
+                    f"{name}_{measure}": value
+                    for name, part in (("valid", data.valid), ("test", data.test))
+                    for measure, value in evaluate(net, measures, now.params, now.state, part, 250).items()
+                }
+                for now in carry[0]
+            ]
+            return carry, (seen, scores, carry[0][0].step)
+
+        both = tuple(fn.train.start(net, optimizer, init_key, data.train["x"]) for optimizer in optimizers)
+        order = jnp.zeros(len(data.train["y"]), jnp.int32)
+        _, (seen, scores, eval_step) = jax.lax.scan(until_evaluation, (both, order), length=steps // eval_every)
+        losses, distance, ulp = jax.tree.map(lambda a: a.reshape(-1), seen)
+        ours, baseline = ({"train_loss": loss, **score} for loss, score in zip(losses, scores, strict=True))
+        return TwinRun(ours, baseline, eval_step, distance, ulp)
+
+    return run
+
+
+def difference(ours: Any, baseline: Any) -> tuple[jax.Array, jax.Array]:
+    """(relative Euclidean distance, largest difference in ulp) of two trees. NaN beside NaN is no difference."""
+
+    def differ(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        same = (a == b) | (jnp.isnan(a) & jnp.isnan(b))
+        gap = jnp.where(same, 0, jnp.abs(a - b))
+        size = jnp.where(same, 1, jnp.maximum(jnp.abs(a), jnp.abs(b)))
+        ulp = jnp.nextafter(size, jnp.full_like(size, jnp.inf)) - size
+        return jnp.sum(jnp.square(gap)), jnp.max(gap / ulp, initial=0)
+
+    pairs = [differ(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(baseline), strict=True)]
+    gaps, ulps = (jnp.stack(column) for column in zip(*pairs, strict=True))
+    gap = jnp.sqrt(jnp.sum(gaps))
+    return jnp.where(gap == 0, 0, gap / optax.tree.norm(baseline)), jnp.max(ulps)
+
+
+def rosenbrock(theta: jax.Array) -> jax.Array:
+    """The banana function, (1 - x)^2 + 100 (y - x^2)^2, lowest at (1, 1) (Rosenbrock 1960)."""
+    x, y = theta
+    return jnp.square(1 - x) + 100 * jnp.square(y - jnp.square(x))
+
+
+def paths(twin: Twin, rates: jax.Array, *, steps: int, start: tuple[float, float] = (-1.2, 1.0)) -> Path:
+    """Both twins on the banana function from the classic start, at the rate that brings ours lowest."""
+
+    def path(make: MakeOptimizer, rate: jax.Array) -> jax.Array:
+        optimizer = make(learning_rate=rate)
+        theta = jnp.array(start)
+
+        def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
+            theta, state = carry
+            updates, state = optimizer.update(jax.grad(rosenbrock)(theta), state, theta)
+            theta = optax.apply_updates(theta, updates)
+            return (theta, state), theta
+
+        _, trail = jax.lax.scan(step, (theta, optimizer.init(theta)), length=steps)
+        return jnp.concatenate([theta[None], trail])
+
+    ours, baseline = jax.jit(lambda rates: [jax.vmap(lambda r, m=make: path(m, r))(rates) for make in twin])(rates)
+    ends = jax.vmap(rosenbrock)(ours[:, -1])
+    best = int(jnp.argmin(jnp.where(jnp.isfinite(ends), ends, jnp.inf)))
+    return Path(float(rates[best]), np.asarray(ours[best]), np.asarray(baseline[best]))

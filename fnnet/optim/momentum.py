@@ -71,7 +71,7 @@ def momentum(
             v = jax.tree.map(lambda v, g: momentum * v - times(alpha, (1 - dampening) * g), state.v, grads)
             updates = v
         else:
-            v = jax.tree.map(lambda v, g: momentum * v + (1 - dampening) * g, state.v, grads)
+            v = jax.tree.map(lambda v, g: (1 - dampening) * g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v: times(-alpha, v), v)
         return like(updates, grads), MomentumState(optax.safe_increment(state.step), like(v, state.v))
 

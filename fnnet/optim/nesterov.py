@@ -70,8 +70,8 @@ def nesterov(
             v = jax.tree.map(lambda v, g: momentum * v - times(alpha, g), state.v, grads)
             updates = jax.tree.map(lambda v, g: momentum * v - times(alpha, g), v, grads)
         else:
-            v = jax.tree.map(lambda v, g: momentum * v + g, state.v, grads)
-            updates = jax.tree.map(lambda v, g: times(-alpha, momentum * v + g), v, grads)
+            v = jax.tree.map(lambda v, g: g + momentum * v, state.v, grads)
+            updates = jax.tree.map(lambda v, g: times(-alpha, g + momentum * v), v, grads)
         return like(updates, grads), NesterovState(optax.safe_increment(state.step), like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

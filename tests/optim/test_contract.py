@@ -1,0 +1,233 @@
+"""What every optimizer keeps: a drop-in for its optax twin. A line in `optim.TWINS` enrols one."""
+
+import inspect
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fnnet as fn
+from fnnet.optim import TWINS
+
+NAMES = list(TWINS)
+RATE = 0.05
+
+
+def params_of(dtype: Any = jnp.float32) -> dict[str, Any]:
+    return {"a": {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]], dtype), "b": jnp.array([0.1, 0.0], dtype)}, "c": jnp.array(2.0, dtype)}
+
+
+def grads_of(params: Any) -> Any:
+    return jax.tree.map(lambda p: jnp.cos(3 * p) * p + jnp.asarray(0.1, p.dtype), params)
+
+
+def avals(tree: Any) -> Any:
+    return jax.tree.map(lambda a: (a.shape, a.dtype, a.weak_type), tree)
+
+
+def test_every_public_optimizer_has_a_twin() -> None:
+    makers = {name for name in fn.optim.__all__ if inspect.isfunction(getattr(fn.optim, name))}
+    assert makers == {getattr(twin.ours, "func", twin.ours).__name__ for twin in TWINS.values()}
+
+
+@pytest.mark.parametrize("name", [name for name in fn.optim.__all__ if hasattr(optax, name)])
+def test_names_and_defaults_are_those_of_optax(name: str) -> None:
+    ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (fn.optim, optax))
+    default = {p.name: p.default for p in theirs.values()}
+    if name == "adadelta":
+        assert default["learning_rate"] is None  # and ascends: the one default that is not optax's
+        default["learning_rate"] = 1.0
+    if name == "nadam":
+        default.pop("nesterov")  # an accident of optax's functools.partial
+    assert {p: ours[p].default for p in default} == default
+    positional = [p.name for p in theirs.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert list(ours)[: len(positional)] == positional
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestContract:
+    def make(self, name: str) -> optax.GradientTransformationExtraArgs:
+        return TWINS[name].ours(learning_rate=RATE)
+
+    def test_type(self, name: str) -> None:
+        assert isinstance(self.make(name), optax.GradientTransformationExtraArgs)
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+    def test_dtypes_and_state_are_stable(self, name: str, dtype: Any) -> None:
+        params, rate = params_of(dtype), jnp.float32(RATE)  # an array, not weak: as vmap hands it in
+        optimizer = TWINS[name].ours(learning_rate=rate)
+        state = optimizer.init(params)
+        updates, new_state = optimizer.update(grads_of(params), state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        assert avals(new_state) == avals(state)
+        assert jax.eval_shape(optimizer.init, params) == jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+
+    def test_hyperparameters_may_be_arrays(self, name: str) -> None:
+        """All numbers at once, in float32, over params in bfloat16: the state stays a scan's carry."""
+        signature = inspect.signature(TWINS[name].ours)
+        numbers = {
+            p.name: jnp.float32(p.default if isinstance(p.default, float) else RATE)
+            for p in signature.parameters.values()
+            if p.name == "learning_rate" or isinstance(p.default, float)
+        }
+        params = params_of(jnp.bfloat16)
+
+        def last(numbers: dict[str, jax.Array]) -> Any:
+            optimizer = TWINS[name].ours(**numbers)
+
+            def step(carry: Any, _: None) -> Any:
+                params, state = carry
+                updates, state = optimizer.update(grads_of(params), state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            return jax.lax.scan(step, (params, optimizer.init(params)), length=3)[0][0]
+
+        mapped = jax.vmap(last)(jax.tree.map(lambda a: jnp.stack([a, a]), numbers))
+        chex.assert_trees_all_equal_shapes_and_dtypes(jax.tree.map(lambda a: a[0], mapped), params)
+        chex.assert_tree_all_finite(mapped)
+
+    def test_no_second_compile(self, name: str) -> None:
+        traces = []
+        optimizer, params = self.make(name), params_of()
+
+        @jax.jit
+        def step(params: Any, state: Any) -> Any:
+            traces.append(1)
+            updates, state = optimizer.update(grads_of(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        now = (params, optimizer.init(params))
+        for _ in range(3):
+            now = step(*now)
+        assert len(traces) == 1
+
+    def test_jit_equals_no_jit(self, name: str) -> None:
+        optimizer, params = self.make(name), params_of()
+        state = optimizer.init(params)
+        plain, jitted = optimizer.update(grads_of(params), state, params), jax.jit(optimizer.update)(grads_of(params), state, params)
+        chex.assert_trees_all_close(plain, jitted, rtol=1e-5, atol=1e-7)
+
+    def test_unknown_extra_arguments_pass(self, name: str) -> None:
+        optimizer, params = self.make(name), params_of()
+        state, grads = optimizer.init(params), grads_of(params)
+        with_extra = optimizer.update(grads, state, params, value=1.0, grad=grads, value_fn=jnp.sum, nobody_knows=3)
+        chex.assert_trees_all_equal(with_extra, optimizer.update(grads, state, params))
+
+    def test_descends(self, name: str) -> None:
+        """A convex bowl: after 200 steps the loss is below the first one."""
+
+        def loss(theta: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.array([1.0, 4.0]) * jnp.square(theta - 1))
+
+        optimizer, theta = self.make(name), jnp.array([3.0, -2.0])
+
+        def step(carry: Any, _: None) -> Any:
+            theta, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(theta), state, theta)
+            return (optax.apply_updates(theta, updates), state), None
+
+        (end, _), _ = jax.lax.scan(step, (theta, optimizer.init(theta)), length=200)
+        assert loss(end) < loss(theta)
+
+    @pytest.mark.parametrize("params", [{}, jnp.zeros((0, 3)), (jnp.ones(2), None)])
+    def test_odd_trees(self, name: str, params: Any) -> None:
+        optimizer = self.make(name)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+
+    def test_first_update_equals_that_of_optax_without_jit(self, name: str) -> None:
+        """To a rounding or two: optax compiles its correction of the bias even there."""
+        params = params_of()
+        ours, theirs = (make(learning_rate=RATE) for make in TWINS[name])
+        first, second = (o.update(grads_of(params), o.init(params), params)[0] for o in (ours, theirs))
+        chex.assert_trees_all_close(first, second, rtol=5e-7)
+
+    def test_complex_params(self, name: str) -> None:
+        params = jnp.array([1.0 + 2.0j, -0.5j])
+        ours, theirs = (make(learning_rate=RATE) for make in TWINS[name])
+        first, second = (o.update(params, o.init(params), params)[0] for o in (ours, theirs))
+        chex.assert_trees_all_close(first, second, rtol=1e-6)
+
+    @pytest.mark.parametrize("bad", [-0.1, None, "0.1"])
+    def test_bad_learning_rate(self, name: str, bad: Any) -> None:
+        with pytest.raises((ValueError, TypeError), match="learning_rate=.*wanted"):
+            TWINS[name].ours(learning_rate=bad)
+
+    def test_bad_share(self, name: str) -> None:
+        shares = {"b1", "b2", "rho", "decay", "momentum"} & set(inspect.signature(TWINS[name].ours).parameters)
+        for share in shares:
+            with pytest.raises(ValueError, match=rf"{share}=1\.5, wanted in \[0, 1\)"):
+                TWINS[name].ours(learning_rate=RATE, **{share: 1.5})
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestDropIn:
+    """Inside optax's own wrappers, five steps beside the twin."""
+
+    def both(self, name: str, wrap: Any, steps: int = 5) -> None:
+        ends = []
+        for make in TWINS[name]:
+            optimizer = optax.with_extra_args_support(wrap(make))
+            params = params_of()
+            state = optimizer.init(params)
+            update = jax.jit(optimizer.update)
+            for _ in range(steps):
+                updates, state = update(grads_of(params), state, params)
+                params = optax.apply_updates(params, updates)
+            ends.append(params)
+        chex.assert_trees_all_close(*ends, rtol=1e-6, atol=1e-7)
+        with pytest.raises(AssertionError):  # it did move
+            chex.assert_trees_all_close(ends[0], params_of(), rtol=1e-6)
+
+    def test_chain(self, name: str) -> None:
+        self.both(name, lambda make: optax.chain(optax.clip_by_global_norm(0.5), make(learning_rate=RATE), optax.scale(0.5)))
+
+    def test_masked(self, name: str) -> None:
+        self.both(name, lambda make: optax.masked(make(learning_rate=RATE), {"a": {"w": True, "b": False}, "c": True}))
+
+    def test_multi_transform(self, name: str) -> None:
+        labels = {"a": "one", "c": "two"}
+        self.both(
+            name,
+            lambda make: optax.partition({"one": make(learning_rate=RATE), "two": make(learning_rate=2 * RATE)}, labels),
+        )
+
+    def test_multi_steps(self, name: str) -> None:
+        self.both(name, lambda make: optax.MultiSteps(make(learning_rate=RATE), 2).gradient_transformation())
+
+    def test_inject_hyperparams(self, name: str) -> None:
+        self.both(name, lambda make: optax.inject_hyperparams(make)(learning_rate=optax.linear_schedule(RATE, 0.0, 4)))
+
+    def test_apply_if_finite(self, name: str) -> None:
+        self.both(name, lambda make: optax.apply_if_finite(make(learning_rate=RATE), 3))
+
+    def test_map_params(self, name: str) -> None:
+        """optax finds the copies of the params in the state."""
+        params = params_of()
+        for make in TWINS[name]:
+            optimizer = make(learning_rate=RATE)
+            state = optax.tree.map_params(optimizer, lambda p: p + 1, optimizer.init(params))
+            moved = [a - b for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(optimizer.init(params)), strict=True)]
+            assert all(np.all(np.isin(m, (0, 1))) for m in moved)
+            copies = [m for m in moved if np.all(m == 1)]
+            assert len(copies) % len(jax.tree.leaves(params)) == 0
+            assert len(copies) == len([a for a in jax.tree.leaves(optimizer.init(params)) if a.dtype == jnp.float32])
+
+
+def test_adadelta_of_optax_ascends_and_ours_does_not() -> None:
+    params = jnp.array([1.0])
+    theirs, ours = optax.adadelta(), fn.optim.adadelta()
+    assert theirs.update(params, theirs.init(params), params)[0] > 0
+    assert ours.update(params, ours.init(params), params)[0] < 0
+
+
+@pytest.mark.parametrize("make", [fn.optim.adamw, partial(fn.optim.adadelta, weight_decay=0.1)])
+def test_weight_decay_needs_params(make: Any) -> None:
+    optimizer = make(learning_rate=RATE)
+    with pytest.raises(ValueError, match="weight decay needs the params"):
+        optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))

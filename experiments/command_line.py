@@ -19,10 +19,11 @@ def parse(config: type[T], command: str) -> T:
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
-    # What tyro says stands in a box; its first paragraph is the reason.
-    lines = [line.strip("│ ") for line in said.getvalue().splitlines() if line.startswith("│")]
-    reason = lines[: next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))]
-    fail(command, " ".join(reason) or said.getvalue().strip())
+    # What tyro says stands in a box, or between rules where the terminal has no lines: a title, the reason, advice.
+    lines = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
+    rules = [i for i, line in enumerate(lines) if not set(line) - set("─-")]
+    first = 1 if rules[0] == 0 else 0
+    fail(command, " ".join(lines[first : rules[first]]))
 
 
 def fail(command: str, reason: str) -> NoReturn:

@@ -1,0 +1,31 @@
+# make run    sets up .venv if it is missing, then runs the main job: every optimizer beside its optax twin
+# make test   sets up .venv if it is missing, then runs the whole test suite
+# make lint   ruff and mypy, as CI runs them
+
+PYTHON ?= python3
+VENV ?= .venv
+READY = $(VENV)/.ready
+WORKERS ?= auto
+
+.PHONY: run test lint clean
+
+run: $(READY)
+	$(VENV)/bin/python -m experiments.compare_optimizers $(ARGS)
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Made again when the dependencies change; half an installation leaves no mark.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"fnnet wants Python 3.11 or newer, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[experiments,dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,92 @@
+"""Time of one update, fnnet's over optax's: `python -m experiments.benchmarks.optimizers`.
+
+Both update the same MLP of about one million parameters by the same gradients, compiled apart, in one process, in
+turn. What is timed is what a training step does: update, then `optax.apply_updates`. The
+bar of the project is a median ratio of at most 1.02.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import fnnet as fn
+from experiments.command_line import fail, parse
+from experiments.comparison.results import environment
+from experiments.timing import compile_time, interleaved
+
+COMMAND = "experiments.benchmarks.optimizers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Time of one update of an MLP 784-750-500-10, 0.97 million parameters: fnnet's over optax's."""
+
+    optimizers: tuple[str, ...] = tuple(fn.optim.TWINS)
+    """Which optimizers, by name."""
+    pairs: int = 200
+    """Pairs of measurements, of ten updates each."""
+    json: Path | None = None
+    """File for the numbers, besides the table."""
+
+
+def main() -> None:
+    config = parse(Config, f"python -m {COMMAND}")
+    if unknown := [name for name in config.optimizers if name not in fn.optim.TWINS]:
+        fail(COMMAND, f"--optimizers {unknown[0]} is unknown, wanted some of {', '.join(fn.optim.TWINS)}")
+    if config.pairs < 1:
+        fail(COMMAND, f"--pairs {config.pairs} is too small, wanted at least 1")
+
+    net = fn.serial(fn.dense(750), fn.relu, fn.dense(500), fn.relu, fn.dense(10))
+    params, _ = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 784), jnp.float32))
+    x, y = jax.random.normal(jax.random.key(1), (128, 784)), jax.random.randint(jax.random.key(2), (128,), 0, 10)
+    grads = jax.jit(jax.grad(lambda p: fn.losses.softmax_cross_entropy(net(p, x), y).mean()))(params)
+
+    console = Console()
+    where = environment()
+    count = sum(p.size for p in jax.tree.leaves(params))
+    title = f"{count:,} parameters on {where['device']}, jax {jax.__version__}, optax {optax.__version__}"
+    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1))
+    shown.add_column("optimizer", no_wrap=True)
+    for column in ("fnnet\nus", "optax\nus", "ratio\nmedian", "ratio\nquartiles", "compile\nfnnet s", "compile\noptax s"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    rows = []
+    for name in track(config.optimizers, "measuring", console=console):
+        programs, seconds, arguments = [], [], []
+        for make in fn.optim.TWINS[name]:
+            optimizer = make(learning_rate=1e-3)
+
+            def step(grads: Any, state: Any, params: Any, optimizer: Any = optimizer) -> Any:
+                updates, state = optimizer.update(grads, state, params)
+                return optax.apply_updates(params, updates), state
+
+            args = (grads, optimizer.init(params), params)
+            program, compiling = compile_time(step, *args)
+            programs.append(program)
+            seconds.append(compiling)
+            arguments.append(args)
+        times = interleaved(*programs, arguments, pairs=config.pairs, calls=10)
+        rows.append({"optimizer": name, **times._asdict(), "compile_ours": seconds[0], "compile_baseline": seconds[1]})
+        shown.add_row(
+            name,
+            f"{1e6 * times.ours:.0f}",
+            f"{1e6 * times.baseline:.0f}",
+            f"{times.ratio:.3f}",
+            f"{times.low:.3f} - {times.high:.3f}",
+            *(f"{s:.2f}" for s in seconds),
+        )
+    console.print(shown)
+    if config.json is not None:
+        config.json.write_text(json.dumps({"parameters": count, **where, "results": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The package as a user installs it: what `import fnnet` loads, what it names, what the extras say."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fnnet as fn
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_import_loads_nothing_but_the_dependencies() -> None:
+    """It may cost at most 0.2 s over jax and optax (0.12 s here, two thirds of it chex); extras would cost more."""
+    before, after = (set(python(f"import sys, {names}; print(*sys.modules)").split()) for names in (
+        "jax, optax, chex", "jax, optax, chex, fnnet"
+    ))
+    assert {name.split(".")[0] for name in after - before} - set(sys.stdlib_module_names) == {"fnnet"}
+    assert not {"sklearn", "matplotlib", "rich", "tyro"} & after
+
+
+def test_import_starts_no_backend() -> None:
+    """Which device there is, is asked at the first computation, so that it can still be configured."""
+    code = "import fnnet; from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    assert python(code).strip() == "False"
+
+
+def test_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert fn.__version__ == project["version"]
+
+
+def test_types_are_marked() -> None:
+    assert (Path(fn.__file__).parent / "py.typed").is_file()
+
+
+def test_what_needs_an_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'fnnet\[experiments\]'"):
+        fn.data.digits()
+
+
+def test_an_experiment_without_its_extra_says_which() -> None:
+    code = "import sys; sys.modules['tyro'] = None; import experiments.compare_optimizers"
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert failed.returncode != 0
+    assert "pip install -e '.[experiments]'" in failed.stderr

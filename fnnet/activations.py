@@ -233,13 +233,15 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
     return _gelu_by_tanh(x) if approximate else _gelu(x)
 
 
+def _normal_density(x: jax.Array) -> jax.Array:
+    # Beyond 40 it is 0 even in float64, and the square could overflow.
+    return jnp.exp(-jnp.square(jnp.clip(x, -40, 40)) / 2) / math.sqrt(2 * math.pi)
+
+
+@_with_derivative(_normal_density)
 def _normal_distribution(x: jax.Array) -> jax.Array:
     # By erfc, for 1 + erf cancels far to the left.
     return jax.lax.erfc(-x * math.sqrt(1 / 2)) / 2
-
-
-def _normal_density(x: jax.Array) -> jax.Array:
-    return jnp.exp(-jnp.square(x) / 2) / math.sqrt(2 * math.pi)
 
 
 @_with_derivative(lambda x: _normal_distribution(x) + _times(x, _normal_density(x)))
@@ -297,8 +299,8 @@ def log_softmax(x: jax.Array, axis: int = -1) -> jax.Array:
         >>> fn.log_softmax(jnp.array([1000.0, 0.0]))
         Array([    0., -1000.], dtype=float32)
     """
-    x_wide = _below_0(x, axis)
-    return _narrow(x_wide - jnp.log(jnp.sum(jnp.exp(x_wide), axis=axis, keepdims=True)), x)
+    shifted = _below_0(x, axis)
+    return _narrow(shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True)), x)
 
 
 def _below_0(x: jax.Array, axis: int) -> jax.Array:

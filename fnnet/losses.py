@@ -150,7 +150,8 @@ def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
         >>> fn.losses.hinge(jnp.array([2.0, 0.5, -1.0]), jnp.array([1, 1, 1]))
         Array([0. , 0.5, 2. ], dtype=float32)
     """
-    if jnp.asarray(target).dtype == bool:
+    target = jnp.asarray(target)
+    if target.dtype == bool:
         raise TypeError(f"hinge: target is {check.describe(target)}, wanted numbers -1 or 1: 2 * target - 1")
     y, t = _alike("hinge", prediction, target)
     margin = 1 - t * y
@@ -228,7 +229,8 @@ def _mean(x: jax.Array) -> jax.Array:
 
 
 def _alike(loss: str, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    if jnp.shape(prediction) != jnp.shape(target):
+    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
+    if prediction.shape != target.shape:
         raise ValueError(
             f"{loss}: prediction is {check.describe(prediction)} and target {check.describe(target)}, wanted "
             "one shape; broadcasting would compare every prediction with every target"
@@ -237,7 +239,8 @@ def _alike(loss: str, prediction: jax.Array, target: jax.Array) -> tuple[jax.Arr
 
 
 def _scores(loss: str, x: jax.Array) -> jax.Array:
-    if jnp.ndim(x) == 0:
+    x = jnp.asarray(x)
+    if x.ndim == 0:
         raise ValueError(f"{loss}: prediction is {check.describe(x)}, wanted shape (batch, ..., classes)")
     return _float(x)
 

@@ -19,11 +19,16 @@ def parse(config: type[T], command: str) -> T:
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
-    # What tyro says stands in a box, or between rules where the terminal has no lines: a title, the reason, advice.
-    lines = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
-    rules = [i for i, line in enumerate(lines) if not set(line) - set("─-")]
+        fail(command, _reason(said.getvalue()))
+
+
+def _reason(box: str) -> str:
+    """Why tyro refuses, out of what it prints."""
+    # A title, the reason, advice: in a box, or between rules where the terminal has no lines.
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    rules = [*(i for i, line in enumerate(lines) if not set(line) - set("─-")), len(lines)]
     first = 1 if rules[0] == 0 else 0
-    fail(command, " ".join(lines[first : rules[first]]))
+    return " ".join(lines[first : rules[first]])
 
 
 def fail(command: str, reason: str) -> NoReturn:

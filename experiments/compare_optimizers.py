@@ -17,7 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 import fnnet as fn
@@ -89,7 +96,10 @@ def check(config: Config) -> None:
         fail(COMMAND, "--optimizers and --learning-rates want at least one value each")
     for option in ("seeds", "steps", "batch_size"):
         if getattr(config, option) < 1:
-            fail(COMMAND, f"--{option.replace('_', '-')} {getattr(config, option)} is too small, wanted at least 1")
+            fail(
+                COMMAND,
+                f"--{option.replace('_', '-')} {getattr(config, option)} is too small, wanted at least 1",
+            )
     if bad := [rate for rate in config.learning_rates if not (rate > 0 and math.isfinite(rate))]:
         fail(COMMAND, f"--learning-rates {bad[0]} is not a positive number")
     if config.model == "cnn" and config.data == "two-spirals":
@@ -129,23 +139,39 @@ def compare(config: Config, name: str, net: fn.Layer, data: fn.data.Dataset, pro
     params, _ = net.init(keys[0], data.train["x"][:1])
     optimizers = [make(learning_rate=float(rates[0])) for make in twin]
     args = [(params, optimizer.init(params), params) for optimizer in optimizers]
-    updates, compiling = zip(
-        *(compile_time(optimizer.update, *a) for optimizer, a in zip(optimizers, args, strict=True)), strict=True
+    (ours, ours_seconds), (baseline, baseline_seconds) = (
+        compile_time(optimizer.update, *a) for optimizer, a in zip(optimizers, args, strict=True)
     )
-    update = interleaved(*updates, args, pairs=200, calls=20)
+    update = interleaved(ours, baseline, args, pairs=200, calls=20)
     progress.advance(bar)
 
     stage("walking the banana function")
     path = paths(twin, rates, steps=min(config.steps, 500))
     progress.advance(bar)
-    return Result(name, np.asarray(rates), tuple(range(config.seeds)), trained, update, *compiling, path)
+    return Result(
+        name,
+        np.asarray(rates),
+        tuple(range(config.seeds)),
+        trained,
+        update,
+        ours_seconds,
+        baseline_seconds,
+        path,
+    )
 
 
 def table(rows: list[Row], config: Config) -> Table:
     title = f"{config.model} on {config.data}, {config.seeds} seeds, {config.steps} steps"
     shown = Table(title=title, box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
     shown.add_column("optimizer", no_wrap=True)
-    for column in ("best\nrate", "test accuracy %\nfnnet", "test accuracy %\noptax", "diff\nulp", "time", "compile\ns"):
+    for column in (
+        "best\nrate",
+        "test accuracy %\nfnnet",
+        "test accuracy %\noptax",
+        "diff\nulp",
+        "time",
+        "compile\ns",
+    ):
         shown.add_column(column, justify="right", no_wrap=True)
     for r in rows:
         median, low, high = (f"{100 * a:.1f}" for a in r.ours)
@@ -167,10 +193,15 @@ def main() -> None:
     check(config)
     console = Console()
     device = jax.devices()[0]
-    console.print(f"fnnet {fn.__version__}, jax {jax.__version__}, on {device.device_kind} ({device.platform})")
+    console.print(
+        f"fnnet {fn.__version__}, jax {jax.__version__}, on {device.device_kind} ({device.platform})"
+    )
     data, net = load(config), network(config)
     if config.batch_size > len(data.train["y"]):
-        fail(COMMAND, f"--batch-size {config.batch_size} is more than the {len(data.train['y'])} training examples")
+        fail(
+            COMMAND,
+            f"--batch-size {config.batch_size} is more than the {len(data.train['y'])} training examples",
+        )
 
     began = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -193,7 +224,9 @@ def main() -> None:
     console.print(f"{time.perf_counter() - began:.0f} s; report: {out / 'report.html'}", soft_wrap=True)
 
     if broken := [r.optimizer for r in rows if not r.ulp <= config.max_ulp]:
-        print(f"parity broken: {', '.join(broken)} differ by more than {config.max_ulp:g} ulp", file=sys.stderr)
+        print(
+            f"parity broken: {', '.join(broken)} differ by more than {config.max_ulp:g} ulp", file=sys.stderr
+        )
         raise SystemExit(1)
 
 
@@ -203,7 +236,9 @@ def write(out: Path, config: Config, results: list[Result]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        settings = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+        settings = {
+            name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()
+        }
         write_json(partial / "results.json", settings, results)
         write_csv(partial / "curves.csv", results)
         drawn = pictures.draw(partial, results)

@@ -61,4 +61,5 @@ def interleaved(
             measured.append((pair[0], pair[1]))
     times = np.array(measured)
     low, ratio, high = np.percentile(times[:, 0] / times[:, 1], [25, 50, 75])
-    return Compared(*np.median(times, axis=0).tolist(), float(ratio), float(low), float(high))
+    ours_median, baseline_median = np.median(times, axis=0).tolist()
+    return Compared(ours_median, baseline_median, float(ratio), float(low), float(high))

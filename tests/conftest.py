@@ -1,4 +1,4 @@
-"""Strict settings for every test: a shape that broadcasts by accident raises, and so does a warning (pyproject.toml)."""
+"""Strict settings for every test: a shape that broadcasts by accident raises, and so does any warning."""
 
 from collections.abc import Iterator
 

@@ -14,14 +14,17 @@ ROOT = Path(__file__).parent.parent
 
 def python(code: str) -> str:
     """What a fresh interpreter prints."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
 
 
 def test_import_loads_nothing_but_the_dependencies() -> None:
     """It may cost at most 0.2 s over jax and optax (0.12 s here, two thirds of it chex); extras would cost more."""
-    before, after = (set(python(f"import sys, {names}; print(*sys.modules)").split()) for names in (
-        "jax, optax, chex", "jax, optax, chex, fnnet"
-    ))
+    before, after = (
+        set(python(f"import sys, {names}; print(*sys.modules)").split())
+        for names in ("jax, optax, chex", "jax, optax, chex, fnnet")
+    )
     assert {name.split(".")[0] for name in after - before} - set(sys.stdlib_module_names) == {"fnnet"}
     assert not {"sklearn", "matplotlib", "rich", "tyro"} & after
 
@@ -50,6 +53,8 @@ def test_what_needs_an_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_experiment_without_its_extra_says_which() -> None:
     code = "import sys; sys.modules['tyro'] = None; import experiments.compare_optimizers"
-    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    failed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert failed.returncode != 0
     assert "pip install -e '.[experiments]'" in failed.stderr

@@ -1,8 +1,8 @@
 """Time of one update, fnnet's over optax's: `python -m experiments.benchmarks.optimizers`.
 
-Both update the same MLP of about one million parameters by the same gradients, compiled apart, in one process, in
-turn. What is timed is what a training step does: update, then `optax.apply_updates`. The
-bar of the project is a median ratio of at most 1.02.
+Both update the same MLP of about one million parameters by the same gradients, compiled apart, in one process,
+in turn. What is timed is what a training step does: update, then `optax.apply_updates`. The bar of the project is
+a median ratio of at most 1.02.
 """
 
 import dataclasses
@@ -47,7 +47,10 @@ def main() -> None:
 
     net = fn.serial(fn.dense(750), fn.relu, fn.dense(500), fn.relu, fn.dense(10))
     params, _ = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 784), jnp.float32))
-    x, y = jax.random.normal(jax.random.key(1), (128, 784)), jax.random.randint(jax.random.key(2), (128,), 0, 10)
+    x, y = (
+        jax.random.normal(jax.random.key(1), (128, 784)),
+        jax.random.randint(jax.random.key(2), (128,), 0, 10),
+    )
     grads = jax.jit(jax.grad(lambda p: fn.losses.softmax_cross_entropy(net(p, x), y).mean()))(params)
 
     console = Console()
@@ -56,7 +59,14 @@ def main() -> None:
     title = f"{count:,} parameters on {where['device']}, jax {jax.__version__}, optax {optax.__version__}"
     shown = Table(title=title, box=box.SIMPLE, padding=(0, 1))
     shown.add_column("optimizer", no_wrap=True)
-    for column in ("fnnet\nus", "optax\nus", "ratio\nmedian", "ratio\nquartiles", "compile\nfnnet s", "compile\noptax s"):
+    for column in (
+        "fnnet\nus",
+        "optax\nus",
+        "ratio\nmedian",
+        "ratio\nquartiles",
+        "compile\nfnnet s",
+        "compile\noptax s",
+    ):
         shown.add_column(column, justify="right", no_wrap=True)
     rows = []
     for name in track(config.optimizers, "measuring", console=console):
@@ -73,8 +83,10 @@ def main() -> None:
             programs.append(program)
             seconds.append(compiling)
             arguments.append(args)
-        times = interleaved(*programs, arguments, pairs=config.pairs, calls=10)
-        rows.append({"optimizer": name, **times._asdict(), "compile_ours": seconds[0], "compile_baseline": seconds[1]})
+        times = interleaved(programs[0], programs[1], arguments, pairs=config.pairs, calls=10)
+        rows.append(
+            {"optimizer": name, **times._asdict(), "compile_ours": seconds[0], "compile_baseline": seconds[1]}
+        )
         shown.add_row(
             name,
             f"{1e6 * times.ours:.0f}",

@@ -4,9 +4,7 @@ Small panels, two in a row, to be read on a phone too. Ours is a blue line and, 
 lowest to the highest; optax is orange dashes on top of it; the other optimizers stand behind in grey.
 """
 
-import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,28 +17,32 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 
+from experiments.comparison.panels import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    STYLE,
+    WIDTH,
+    Band,
+    band,
+    compare,
+    finish,
+    keys_of,
+    log_axis,
+    merge,
+    panels,
+    spaced,
+    spans,
+    svg_text,
+)
 from experiments.comparison.results import Result, best_rate
 from experiments.comparison.twins import rosenbrock
-
-# The palette of Okabe & Ito, which colour-blind people can tell apart.
-BLUE, ORANGE, GREEN, RED, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-GREY, BLACK = "#BBBBBB", "#000000"
-WIDTH = 4.3  # inches, at which 9 points are still 9 pixels on a phone
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 150,
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "legend.frameon": False,
-    "svg.hashsalt": "fnnet",  # equal results, equal file
-}
 
 
 class Picture(NamedTuple):
@@ -50,14 +52,6 @@ class Picture(NamedTuple):
     title: str
     caption: str
     svg: str
-
-
-class Band(NamedTuple):
-    """Of the seeds, at each point. NaN where not even the median is finite."""
-
-    median: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Picture]:
@@ -71,7 +65,7 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Picture]:
             (banana, "Paths on the banana function"),
         ):
             figure, caption = picture(results)
-            name, svg = picture.__name__, _svg(figure)
+            name, svg = picture.__name__, svg_text(figure)
             FigureCanvasAgg(figure).print_png(folder / f"{name}.png")
             (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
             drawn.append(Picture(name, title, caption, svg))
@@ -81,26 +75,26 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Picture]:
 def learning_curves(results: Sequence[Result]) -> tuple[Figure, str]:
     """At each optimizer's best rate, two panels: error on the validation part, and training loss."""
     best = [best_rate(r) for r in results]
-    steps = (results[0].run.eval_step[0, 0], _merge(results[0].run.ours["train_loss"][0], np.mean, 25)[0])
+    steps = (results[0].run.eval_step[0, 0], merge(results[0].run.ours["train_loss"][0], np.mean, 25)[0])
 
     def curves(side: str) -> list[tuple[Band, Band]]:
         runs = [(getattr(r.run, side), i) for r, i in zip(results, best, strict=True)]
-        errors = [_band(100 * (1 - run["valid_accuracy"][i])) for run, i in runs]
-        losses = [_band(_merge(run["train_loss"][i], np.mean, 25)[1]) for run, i in runs]
+        errors = [band(100 * (1 - run["valid_accuracy"][i])) for run, i in runs]
+        losses = [band(merge(run["train_loss"][i], np.mean, 25)[1]) for run, i in runs]
         return list(zip(errors, losses, strict=True))
 
     ours, baseline = curves("ours"), curves("baseline")
-    figure, axes = _panels(2 * len(results), 1.55)
+    figure, axes = panels(2 * len(results), 1.55)
     for k, result in enumerate(results):
         for column, label in enumerate(("error, %", "training loss")):
             ax = axes[2 * k + column]
             medians = [both[column].median for both in ours]
-            _compare(ax, steps[column], ours[k][column], baseline[k][column], medians[:k] + medians[k + 1 :])
-            _log_axis(ax, np.concatenate(medians), plain=column == 0)
+            compare(ax, steps[column], ours[k][column], baseline[k][column], medians[:k] + medians[k + 1 :])
+            log_axis(ax, np.concatenate(medians), plain=column == 0)
             ax.set(xlim=(0, 1.03 * steps[0][-1]), ylabel=label)
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         axes[2 * k].set_title(f"{result.name}, rate {result.rates[best[k]]:.2g}")
-    _finish(figure, axes, "step", _keys(results))
+    finish(figure, axes, "step", keys_of(results))
 
     same = sum(
         all(np.array_equal(r.run.ours[m][i], r.run.baseline[m][i], equal_nan=True) for m in r.run.ours)
@@ -128,11 +122,11 @@ def parity(results: Sequence[Result]) -> tuple[Figure, str]:
         keys.append(Patch(color=BLACK, label=meanings[BLACK]))
     seen = [np.array([1e-8, 1e-6])]
     for k, (result, (_, i, j)) in enumerate(zip(results, worst, strict=True)):
-        step, distance = _merge(_distance(result)[i, j], np.max, 250)  # a NaN stays
+        step, distance = merge(_distance(result)[i, j], np.max, 250)  # a NaN stays
         above = np.isfinite(distance) & (distance > 0)
         colour, dashes = (BLUE, RED, PINK, SKY, ORANGE)[k % 5], ("-", "--", ":")[k // 5 % 3]
         for mask, fill in ((distance == 0, GREEN), (above, colour), (~np.isfinite(distance), BLACK)):
-            bars.broken_barh(_spans(step, mask), (k - 0.3, 0.6), facecolor=fill)
+            bars.broken_barh(spans(step, mask), (k - 0.3, 0.6), facecolor=fill)
         if above.any():
             seen.append(distance[above])
             rate = f"rate {result.rates[i]:.2g}"
@@ -140,7 +134,7 @@ def parity(results: Sequence[Result]) -> tuple[Figure, str]:
             dot = "." if len(step) < 20 else ""
             line = np.where(above, distance, np.nan)
             keys += lines.plot(step, line, dashes, color=colour, lw=1.3, marker=dot, label=result.name)
-    _log_axis(lines, np.concatenate(seen))
+    log_axis(lines, np.concatenate(seen))
     lines.set_ylabel("distance")
     eps = float(np.finfo(np.float32).eps)
     lines.axhline(eps, color="#555555", lw=1, linestyle=":")
@@ -152,7 +146,7 @@ def parity(results: Sequence[Result]) -> tuple[Figure, str]:
     bars.set(ylim=(len(results) - 0.5, -0.5), xlim=(0.5, steps + 0.5))
     bars.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     bars.grid(False)
-    _finish(figure, [lines, bars], "step", keys, rows=1)
+    finish(figure, [lines, bars], "step", keys, rows=1)
 
     size, k = max((size, k) for k, (size, *_) in enumerate(worst))
     largest = f"{size:.1e}" if np.isfinite(size) else meanings[BLACK]
@@ -170,16 +164,16 @@ def parity(results: Sequence[Result]) -> tuple[Figure, str]:
 def learning_rates(results: Sequence[Result]) -> tuple[Figure, str]:
     """Accuracy on the validation part after the last step, which is what chooses the rate."""
     ours, baseline = (
-        [_band(100 * getattr(r.run, side)["valid_accuracy"][..., -1].T) for r in results]
+        [band(100 * getattr(r.run, side)["valid_accuracy"][..., -1].T) for r in results]
         for side in ("ours", "baseline")
     )
-    figure, axes = _panels(len(results), 1.75)
+    figure, axes = panels(len(results), 1.75)
     ring: dict[str, Any] = {"ls": "", "marker": "o", "ms": 8, "mfc": "none", "mec": BLACK, "mew": 1.3}
     cross: dict[str, Any] = {"ls": "", "marker": "x", "ms": 6, "color": RED, "mew": 1.5}
     width = []
     for k, (result, ax) in enumerate(zip(results, axes, strict=True)):
         best, median = best_rate(result), ours[k].median
-        _compare(ax, result.rates, ours[k], baseline[k], [b.median for i, b in enumerate(ours) if i != k])
+        compare(ax, result.rates, ours[k], baseline[k], [b.median for i, b in enumerate(ours) if i != k])
         ax.plot(result.rates[best], median[best], **ring)
         lost = result.rates[np.isnan(median)]
         ax.plot(lost, np.full(len(lost), 4.0), **cross)
@@ -190,10 +184,10 @@ def learning_rates(results: Sequence[Result]) -> tuple[Figure, str]:
         width.append(int(np.sum(median >= median[best] - 1)))
     for ax in axes[::2]:
         ax.set_ylabel("accuracy, %")
-    keys = [*_keys(results), Line2D([], [], label="best rate", **ring)]
-    if any(np.isnan(band.median).any() for band in ours):
+    keys = [*keys_of(results), Line2D([], [], label="best rate", **ring)]
+    if any(np.isnan(b.median).any() for b in ours):
         keys.append(Line2D([], [], label="diverged", **cross))
-    _finish(figure, axes, "learning rate", keys)
+    finish(figure, axes, "learning rate", keys)
 
     widest = int(np.argmax(width))
     return figure, (
@@ -212,13 +206,13 @@ def banana(results: Sequence[Result]) -> tuple[Figure, str]:
         "start": {"ls": "", "marker": "s", "ms": 5, "color": BLACK},
         "minimum": {"ls": "", "marker": "*", "ms": 9, "color": BLACK},
     }
-    figure, axes = _panels(len(results), 2.2)
+    figure, axes = panels(len(results), 2.2)
     ends = [float(rosenbrock(jnp.array(r.path.ours[-1]))) for r in results]
     for result, end, ax in zip(results, ends, axes, strict=True):
         ours, baseline = (np.where(np.isfinite(way), way, np.nan).astype(float) for way in result.path[1:])
         _contours(ax)
-        ax.plot(*_spaced(ours, 0.01).T, **looks["fnnet"])
-        ax.plot(*_spaced(ours, 0.06).T, ".", color=BLUE, ms=4)
+        ax.plot(*spaced(ours, 0.01).T, **looks["fnnet"])
+        ax.plot(*spaced(ours, 0.06).T, ".", color=BLUE, ms=4)
         ax.plot(*ours[0], **looks["start"])
         ax.plot(1, 1, **looks["minimum"])
         ax.plot(*baseline[marks[marks < len(baseline)]].T, **looks["optax"])
@@ -228,7 +222,7 @@ def banana(results: Sequence[Result]) -> tuple[Figure, str]:
     for ax in axes[::2]:
         ax.set_ylabel("y")
     looks["fnnet"]["marker"] = "."
-    _finish(figure, axes, "x", [Line2D([], [], label=label, **look) for label, look in looks.items()])
+    finish(figure, axes, "x", [Line2D([], [], label=label, **look) for label, look in looks.items()])
 
     steps = len(results[0].path.ours) - 1
     lowest = int(np.argmin(np.nan_to_num(ends, nan=np.inf)))
@@ -249,104 +243,6 @@ def _contours(ax: Axes) -> None:
         ax.fill_between(x, x**2 - half, x**2 + half, facecolor=shade, edgecolor="#9AA5AE", lw=0.4)
 
 
-def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """`count` axes, two in a row, rows `height` inches high."""
-    columns = min(count, 2)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(WIDTH, rows * height + (0.8 if count > 2 else 1.6)), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for spare in axes[count:]:
-        spare.remove()
-    return figure, axes[:count]
-
-
-def _compare(ax: Axes, x: np.ndarray, ours: Band, baseline: Band, others: Sequence[np.ndarray]) -> None:
-    dot = "o" if len(x) == 1 else ""
-    apart = [np.append(other, np.nan) for other in others]  # one line with gaps: a lighter file
-    ax.plot(np.tile(np.append(x, np.nan), len(others)), np.ravel(apart), color=GREY, lw=0.6, marker=dot, ms=3)
-    if len(x) == 1:
-        ax.vlines(x, ours.low, ours.high, color=BLUE, alpha=0.25, lw=6)
-    ax.fill_between(x, ours.low, ours.high, color=BLUE, alpha=0.25, lw=0)
-    ax.plot(x, ours.median, color=BLUE, lw=2.2, marker=dot)
-    ax.plot(x, baseline.median, color=ORANGE, lw=1.3, linestyle=(0, (3, 3)), marker=dot, ms=3)
-    if not np.isfinite(ours.median).any():
-        ax.text(
-            0.5, 0.5, "not finite", transform=ax.transAxes, ha="center", va="center", backgroundcolor="white"
-        )
-
-
-def _keys(results: Sequence[Result]) -> list[Artist]:
-    seeds = len(results[0].seeds)
-    keys: list[Artist] = [
-        Line2D([], [], color=BLUE, lw=2.2, label=f"fnnet, median of {seeds} seeds" if seeds > 1 else "fnnet")
-    ]
-    keys.append(Line2D([], [], color=ORANGE, lw=1.3, linestyle=(0, (3, 3)), label="optax"))
-    if seeds > 1:
-        keys.append(Patch(color=BLUE, alpha=0.25, lw=0, label="lowest to highest"))
-    if len(results) > 1:
-        keys.append(Line2D([], [], color=GREY, lw=0.8, label="other optimizers"))
-    return keys
-
-
-def _finish(figure: Figure, axes: Sequence[Axes], below: str, keys: Sequence[Artist], rows: int = 2) -> None:
-    """The label below the last row of axes, and the legend above the first, where it hides nothing."""
-    for ax in axes[-1:] if rows == 1 or len(axes) % 2 else axes[-2:]:
-        ax.set_xlabel(below)
-    figure.legend(handles=list(keys), loc="outside upper left", ncols=2)
-
-
-def _log_axis(ax: Axes, values: np.ndarray, plain: bool = False) -> None:
-    """A log axis for what is finite among `values`; where some are 0, with a 0 of its own at the bottom."""
-    values = values[np.isfinite(values)]
-    above = np.clip(values[values > 0], 1e-12, 1e4)  # what leaves the axis has diverged
-    low, high = (above.min(), above.max()) if above.size else (1.0, 1.0)
-    if high < 4 * low:
-        low, high = low / 2, 2 * high
-    zero = bool((values == 0).any())
-    if zero:
-        ax.set_yscale("symlog", linthresh=low, linscale=0.5)
-    else:
-        ax.set_yscale("log")
-    if plain:
-        digits = (1, 2, 5) if high < 30 * low else (1,)
-        ticks = [t for e in range(-2, 3) for d in digits if low / 1.5 <= (t := d * 10.0**e) <= high * 1.5]
-        ax.set_yticks([0, *ticks] if zero else ticks)
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.minorticks_off()
-    ax.set_ylim(-low / 5 if zero else low / 1.5, high * 1.5)
-
-
-def _band(a: np.ndarray) -> Band:
-    """Over the seeds of a[seeds, n]. What is not finite counts as infinite: the band goes to the top."""
-    a = np.where(np.isfinite(a), a, np.inf).astype(float)
-    median, low, high = np.median(a, axis=0), a.min(axis=0), a.max(axis=0)
-    lost = np.isinf(median)
-    return Band(*(np.where(lost, np.nan, np.minimum(part, 1e30)) for part in (median, low, high)))
-
-
-def _merge(a: np.ndarray, merge: Callable[..., Any], points: int) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of a[..., steps]: neighbours merged, so that at most `points` are left to draw."""
-    parts = np.array_split(np.arange(a.shape[-1]), min(points, a.shape[-1]))
-    merged = [merge(a[..., part].astype(float), axis=-1) for part in parts]
-    return np.array([part.mean() + 1 for part in parts]), np.stack(merged, axis=-1)
-
-
-def _spans(step: np.ndarray, mask: np.ndarray) -> list[tuple[float, float]]:
-    """(start, width) of each stretch of steps where `mask` holds."""
-    half = (step[1] - step[0]) / 2 if len(step) > 1 else 0.5
-    edges = np.flatnonzero(np.diff(mask.astype(int), prepend=0, append=0)).reshape(-1, 2)
-    return [(step[a] - half, step[b - 1] - step[a] + 2 * half) for a, b in edges]
-
-
-def _spaced(way: np.ndarray, gap: float) -> np.ndarray:
-    """Without the points nearer than `gap` to the last that stays: unseen, they would only weigh."""
-    kept = [way[0]]
-    for point in way[1:]:
-        if not np.hypot(*(point - kept[-1])) < gap:  # NaN stays, a gap in the line
-            kept.append(point)
-    return np.array(kept)
-
-
 def _distance(result: Result) -> np.ndarray:
     """0 only where the params are equal: squares of the smallest differences underflow, the ulp does not."""
     least = np.maximum(result.run.distance, np.finfo(np.float32).tiny)
@@ -362,10 +258,3 @@ def _worst(result: Result) -> tuple[float, int, int]:
 
 def _share(count: int, results: Sequence[Result]) -> str:
     return f"{count} of {len(results)} optimizer{'s have' if len(results) > 1 else ' has'}"
-
-
-def _svg(figure: Figure) -> str:
-    """Without a date, and to a hundredth of a point, which makes the file a third lighter."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), text.getvalue())

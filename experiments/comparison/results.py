@@ -112,7 +112,9 @@ def write_csv(file: File, results: Sequence[Result]) -> None:
                         for k, step in enumerate(result.run.eval_step[i, j]):
                             values = [f"{side[measure][i, j, k]:.6g}" for measure in measures]
                             ulp = f"{result.run.ulp[i, j, step - 1]:.6g}"
-                            writer.writerow((result.name, implementation, f"{rate:.6g}", seed, step, *values, ulp))
+                            writer.writerow(
+                                (result.name, implementation, f"{rate:.6g}", seed, step, *values, ulp)
+                            )
 
 
 def _strict(x: Any) -> Any:

@@ -49,7 +49,10 @@ def make_twin_run(
             i = both[0].step
             order, batch = take(order_key, order, i, data.train, batch_size)
             both, seen = zip(
-                *(step(now, batch, jax.random.fold_in(step_key, i)) for step, now in zip(step_of, both, strict=True)),
+                *(
+                    step(now, batch, jax.random.fold_in(step_key, i))
+                    for step, now in zip(step_of, both, strict=True)
+                ),
                 strict=True,
             )
             distance, ulp = difference(both[0].params, both[1].params)
@@ -69,7 +72,9 @@ def make_twin_run(
 
         both = tuple(fn.train.start(net, optimizer, init_key, data.train["x"]) for optimizer in optimizers)
         order = jnp.zeros(len(data.train["y"]), jnp.int32)
-        _, (seen, scores, eval_step) = jax.lax.scan(until_evaluation, (both, order), length=steps // eval_every)
+        _, (seen, scores, eval_step) = jax.lax.scan(
+            until_evaluation, (both, order), length=steps // eval_every
+        )
         losses, distance, ulp = jax.tree.map(lambda a: a.reshape(-1), seen)
         ours, baseline = ({"train_loss": loss, **score} for loss, score in zip(losses, scores, strict=True))
         return TwinRun(ours, baseline, eval_step, distance, ulp)
@@ -115,7 +120,9 @@ def paths(twin: Twin, rates: jax.Array, *, steps: int, start: tuple[float, float
         _, trail = jax.lax.scan(step, (theta, optimizer.init(theta)), length=steps)
         return jnp.concatenate([theta[None], trail])
 
-    ours, baseline = jax.jit(lambda rates: [jax.vmap(lambda r, m=make: path(m, r))(rates) for make in twin])(rates)
+    ours, baseline = jax.jit(lambda rates: [jax.vmap(lambda r, m=make: path(m, r))(rates) for make in twin])(
+        rates
+    )
     ends = jax.vmap(rosenbrock)(ours[:, -1])
     best = int(jnp.argmin(jnp.where(jnp.isfinite(ends), ends, jnp.inf)))
     return Path(float(rates[best]), np.asarray(ours[best]), np.asarray(baseline[best]))

@@ -1,31 +1,33 @@
 """What every optimizer does with its hyperparameters: read a schedule, and keep the dtype of what it scales."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from fnnet import check
 
-Schedule = Callable[[chex.Numeric], chex.Numeric]
-ScalarOrSchedule = chex.Numeric | Schedule
+Schedule: TypeAlias = Callable[[ArrayLike], ArrayLike]
+ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
 def check_rate(optimizer: str, learning_rate: Any) -> None:
     """Raises where the learning rate is neither a number that may be one (0 or more) nor a schedule."""
     if learning_rate is None or isinstance(learning_rate, str):
-        raise TypeError(f"{optimizer}: learning_rate={learning_rate!r}, wanted a number or a schedule: step -> number")
+        raise TypeError(
+            f"{optimizer}: learning_rate={learning_rate!r}, wanted a number or a schedule: step -> number"
+        )
     check.between(optimizer, "learning_rate", learning_rate, 0)
 
 
-def at_step(value: ScalarOrSchedule, step: chex.Numeric) -> chex.Numeric:
+def at_step(value: ScalarOrSchedule, step: ArrayLike) -> Any:
     """The value of a schedule at a step, which counts from 0; a number is the same at all steps."""
     return value(step) if callable(value) else value
 
 
-def times(scalar: chex.Numeric, x: jax.Array) -> jax.Array:
+def times(scalar: ArrayLike, x: jax.Array) -> jax.Array:
     """scalar * x in the dtype of x: a learning rate in float32, mapped over by vmap, leaves bfloat16 what it is."""
     return jnp.asarray(scalar, x.dtype) * x
 

@@ -44,7 +44,11 @@ class TestRun:
     def test_files(self, out: Path) -> None:
         names = {file.name for file in out.iterdir()}
         assert {"report.html", "results.json", "curves.csv"} < names
-        assert len([n for n in names if n.endswith(".png")]) == len([n for n in names if n.endswith(".svg")]) == 4
+        assert (
+            len([n for n in names if n.endswith(".png")])
+            == len([n for n in names if n.endswith(".svg")])
+            == 4
+        )
         assert list(out.parent.iterdir()) == [out]  # nothing half-written is left beside it
 
     def test_results(self, out: Path) -> None:
@@ -67,7 +71,9 @@ class TestRun:
         assert {line["learning_rate"] for line in lines} == {"0.01", "0.1"}
         for measure in ("valid_accuracy", "test_accuracy"):
             assert all(0 <= float(line[measure]) <= 1 for line in lines)
-        first, last = (np.mean([float(r["valid_loss"]) for r in lines if r["step"] == s]) for s in ("1", "20"))
+        first, last = (
+            np.mean([float(r["valid_loss"]) for r in lines if r["step"] == s]) for s in ("1", "20")
+        )
         assert last < first
 
     def test_accuracy_is_that_of_make_run(self, out: Path) -> None:
@@ -82,10 +88,18 @@ class TestRun:
             metrics={"accuracy": fn.metrics.accuracy},
             eval_every=1,
         )
-        history = jax.jit(train)(jax.random.key(1), compare_optimizers.load(config), {"learning_rate": 0.1}).history
+        history = jax.jit(train)(
+            jax.random.key(1), compare_optimizers.load(config), {"learning_rate": 0.1}
+        ).history
         with (out / "curves.csv").open() as f:
-            lines = [r for r in csv.DictReader(f) if (r["seed"], r["learning_rate"], r["implementation"]) == ("1", "0.1", "fnnet")]
-        np.testing.assert_allclose([float(r["test_accuracy"]) for r in lines], history["test_accuracy"], atol=0.006)
+            lines = [
+                r
+                for r in csv.DictReader(f)
+                if (r["seed"], r["learning_rate"], r["implementation"]) == ("1", "0.1", "fnnet")
+            ]
+        np.testing.assert_allclose(
+            [float(r["test_accuracy"]) for r in lines], history["test_accuracy"], atol=0.006
+        )
         np.testing.assert_allclose([float(r["valid_loss"]) for r in lines], history["valid_loss"], rtol=1e-3)
 
 
@@ -171,7 +185,9 @@ class TestDifference:
         b = jnp.nextafter(a, jnp.full_like(a, jnp.inf))
         distance, ulp = twins.difference(a, b)
         assert ulp == 1
-        np.testing.assert_allclose(distance, np.linalg.norm(np.float64(a) - np.float64(b)) / np.linalg.norm(b), rtol=1e-5)
+        np.testing.assert_allclose(
+            distance, np.linalg.norm(np.float64(a) - np.float64(b)) / np.linalg.norm(b), rtol=1e-5
+        )
 
     def test_nan_beside_a_number_is_no_parity(self) -> None:
         _, ulp = twins.difference(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 2.0]))

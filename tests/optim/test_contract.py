@@ -19,7 +19,10 @@ RATE = 0.05
 
 
 def params_of(dtype: Any = jnp.float32) -> dict[str, Any]:
-    return {"a": {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]], dtype), "b": jnp.array([0.1, 0.0], dtype)}, "c": jnp.array(2.0, dtype)}
+    return {
+        "a": {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]], dtype), "b": jnp.array([0.1, 0.0], dtype)},
+        "c": jnp.array(2.0, dtype),
+    }
 
 
 def grads_of(params: Any) -> Any:
@@ -65,7 +68,9 @@ class TestContract:
         updates, new_state = optimizer.update(grads_of(params), state, params)
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
         assert avals(new_state) == avals(state)
-        assert jax.eval_shape(optimizer.init, params) == jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+        assert jax.eval_shape(optimizer.init, params) == jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state
+        )
 
     def test_hyperparameters_may_be_arrays(self, name: str) -> None:
         """All numbers at once, in float32, over params in bfloat16: the state stays a scan's carry."""
@@ -109,13 +114,18 @@ class TestContract:
     def test_jit_equals_no_jit(self, name: str) -> None:
         optimizer, params = self.make(name), params_of()
         state = optimizer.init(params)
-        plain, jitted = optimizer.update(grads_of(params), state, params), jax.jit(optimizer.update)(grads_of(params), state, params)
+        plain, jitted = (
+            optimizer.update(grads_of(params), state, params),
+            jax.jit(optimizer.update)(grads_of(params), state, params),
+        )
         chex.assert_trees_all_close(plain, jitted, rtol=1e-5, atol=1e-7)
 
     def test_unknown_extra_arguments_pass(self, name: str) -> None:
         optimizer, params = self.make(name), params_of()
         state, grads = optimizer.init(params), grads_of(params)
-        with_extra = optimizer.update(grads, state, params, value=1.0, grad=grads, value_fn=jnp.sum, nobody_knows=3)
+        with_extra = optimizer.update(
+            grads, state, params, value=1.0, grad=grads, value_fn=jnp.sum, nobody_knows=3
+        )
         chex.assert_trees_all_equal(with_extra, optimizer.update(grads, state, params))
 
     def test_descends(self, name: str) -> None:
@@ -159,7 +169,9 @@ class TestContract:
             TWINS[name].ours(learning_rate=bad)
 
     def test_bad_share(self, name: str) -> None:
-        shares = {"b1", "b2", "rho", "decay", "momentum"} & set(inspect.signature(TWINS[name].ours).parameters)
+        shares = {"b1", "b2", "rho", "decay", "momentum"} & set(
+            inspect.signature(TWINS[name].ours).parameters
+        )
         for share in shares:
             with pytest.raises(ValueError, match=rf"{share}=1\.5, wanted in \[0, 1\)"):
                 TWINS[name].ours(learning_rate=RATE, **{share: 1.5})
@@ -185,23 +197,36 @@ class TestDropIn:
             chex.assert_trees_all_close(ends[0], params_of(), rtol=1e-6)
 
     def test_chain(self, name: str) -> None:
-        self.both(name, lambda make: optax.chain(optax.clip_by_global_norm(0.5), make(learning_rate=RATE), optax.scale(0.5)))
+        self.both(
+            name,
+            lambda make: optax.chain(
+                optax.clip_by_global_norm(0.5), make(learning_rate=RATE), optax.scale(0.5)
+            ),
+        )
 
     def test_masked(self, name: str) -> None:
-        self.both(name, lambda make: optax.masked(make(learning_rate=RATE), {"a": {"w": True, "b": False}, "c": True}))
+        self.both(
+            name,
+            lambda make: optax.masked(make(learning_rate=RATE), {"a": {"w": True, "b": False}, "c": True}),
+        )
 
     def test_multi_transform(self, name: str) -> None:
         labels = {"a": "one", "c": "two"}
         self.both(
             name,
-            lambda make: optax.partition({"one": make(learning_rate=RATE), "two": make(learning_rate=2 * RATE)}, labels),
+            lambda make: optax.partition(
+                {"one": make(learning_rate=RATE), "two": make(learning_rate=2 * RATE)}, labels
+            ),
         )
 
     def test_multi_steps(self, name: str) -> None:
         self.both(name, lambda make: optax.MultiSteps(make(learning_rate=RATE), 2).gradient_transformation())
 
     def test_inject_hyperparams(self, name: str) -> None:
-        self.both(name, lambda make: optax.inject_hyperparams(make)(learning_rate=optax.linear_schedule(RATE, 0.0, 4)))
+        self.both(
+            name,
+            lambda make: optax.inject_hyperparams(make)(learning_rate=optax.linear_schedule(RATE, 0.0, 4)),
+        )
 
     def test_apply_if_finite(self, name: str) -> None:
         self.both(name, lambda make: optax.apply_if_finite(make(learning_rate=RATE), 3))
@@ -212,11 +237,16 @@ class TestDropIn:
         for make in TWINS[name]:
             optimizer = make(learning_rate=RATE)
             state = optax.tree.map_params(optimizer, lambda p: p + 1, optimizer.init(params))
-            moved = [a - b for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(optimizer.init(params)), strict=True)]
+            moved = [
+                a - b
+                for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(optimizer.init(params)), strict=True)
+            ]
             assert all(np.all(np.isin(m, (0, 1))) for m in moved)
             copies = [m for m in moved if np.all(m == 1)]
             assert len(copies) % len(jax.tree.leaves(params)) == 0
-            assert len(copies) == len([a for a in jax.tree.leaves(optimizer.init(params)) if a.dtype == jnp.float32])
+            assert len(copies) == len(
+                [a for a in jax.tree.leaves(optimizer.init(params)) if a.dtype == jnp.float32]
+            )
 
 
 def test_adadelta_of_optax_ascends_and_ours_does_not() -> None:

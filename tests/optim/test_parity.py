@@ -80,7 +80,9 @@ def check(ours: Any, theirs: Any, dtype: Any, rate: Any = 1e-2) -> None:
         a, b = update_a(*a, grad(a[0], step)), update_b(*b, grad(b[0], step))
         gaps.append(largest_gap(a[0], b[0]))
     gaps = np.array(gaps, np.float64)
-    assert np.all(gaps <= BOUND), f"{np.nanmax(gaps)} from step {np.argmin(gaps <= BOUND)} on, wanted {BOUND} at most"
+    assert np.all(gaps <= BOUND), (
+        f"{np.nanmax(gaps)} from step {np.argmin(gaps <= BOUND)} on, wanted {BOUND} at most"
+    )
     moved = jax.tree.map(lambda end, begin: np.any(np.asarray(end) != np.asarray(begin)), a[0], start)
     assert all(jax.tree.leaves(moved))
 
@@ -100,7 +102,9 @@ class TestFloat64:
     def test_inside_chain(self, name: str) -> None:
         chained = [
             lambda learning_rate, make=make: optax.chain(
-                optax.clip_by_global_norm(0.5), make(learning_rate=learning_rate), optax.add_decayed_weights(-1e-4)
+                optax.clip_by_global_norm(0.5),
+                make(learning_rate=learning_rate),
+                optax.add_decayed_weights(-1e-4),
             )
             for make in TWINS[name]
         ]
@@ -128,7 +132,9 @@ VARIANTS = {
         partial(m.adadelta, rho=0.8, weight_decay=1e-2, weight_decay_mask={"dense_0": True, "dense_1": False})
         for m in (fn.optim, optax)
     ),
-    "rmsprop, eps outside": tuple(partial(m.rmsprop, eps_in_sqrt=False, initial_scale=1.0) for m in (fn.optim, optax)),
+    "rmsprop, eps outside": tuple(
+        partial(m.rmsprop, eps_in_sqrt=False, initial_scale=1.0) for m in (fn.optim, optax)
+    ),
     "rmsprop, all": tuple(
         partial(m.rmsprop, centered=True, momentum=0.5, nesterov=True, bias_correction=True, eps=1e-4)
         for m in (fn.optim, optax)

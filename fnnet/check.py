@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ def describe(x: Any) -> str:
     if isinstance(x, Mapping):
         return "{" + ", ".join(f"{name}: {describe(child)}" for name, child in x.items()) + "}"
     if isinstance(x, tuple | list):
-        return "(" + ", ".join(describe(child) for child in x) + ")"
+        shown = [describe(child) for child in x[:8]]
+        return "(" + ", ".join(shown if len(x) <= 8 else [*shown, f"... {len(x)} in all"]) + ")"
     return repr(x)
 
 
@@ -57,21 +59,21 @@ def is_floating(layer: str, x: Any) -> None:
 
 
 def has_rank(layer: str, x: Any, at_least: int, layout: str) -> None:
-    """Raises ValueError unless the input has at least as many axes as its layout, such as "(batch, features)"."""
-    if len(x.shape) < at_least:
+    """Raises ValueError unless the input has at least the axes of its layout, such as "(batch, features)"."""
+    if len(getattr(x, "shape", ())) < at_least:
         raise ValueError(f"{layer}: input is {describe(x)}, wanted {layout}")
 
 
 def is_positive(layer: str, name: str, value: Any) -> None:
     """Raises unless a size, such as a number of features, is a positive int."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{layer}: {name}={value!r}, wanted a positive int")
     if value < 1:
         raise ValueError(f"{layer}: {name}={value}, wanted at least 1")
 
 
 def between(function: str, name: str, value: Any, low: float, high: float = float("inf")) -> None:
-    """Raises ValueError unless low <= value < high. Only Python numbers are checked: a tracer has no value yet."""
-    if isinstance(value, int | float) and not low <= value < high:
+    """Raises ValueError unless low <= value < high. Only numbers are checked: a tracer has no value yet."""
+    if isinstance(value, Real) and not low <= float(value) < high:
         wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high})"
         raise ValueError(f"{function}: {name}={value}, wanted {wanted}")

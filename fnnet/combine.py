@@ -22,14 +22,16 @@ def serial(*layers: Child, **named: Child) -> Layer:
         y = f_n(... f_2(f_1(x)))
 
     Args:
-        *layers: layers, or plain functions of an array. Their params go by kind and count: `dense_0`, `dense_1`.
+        *layers: layers, or plain functions of an array. Their params go by kind and count: `dense_0`,
+            `dense_1`.
         **named: layers under names of your own, after the others: `serial(stem=conv(32, 3), head=dense(10))`.
 
     Returns:
         A `Layer`. Children without params (or state) have no entry in params (or state).
 
     Raises:
-        TypeError: a child is neither a layer nor callable.
+        TypeError: a child is neither a layer nor a function of an array.
+        ValueError: a name of your own is another child's; params or state have a child that there is not.
         Whatever a child raises, with a note that names the child and its input.
 
     Example:
@@ -43,7 +45,8 @@ def serial(*layers: Child, **named: Child) -> Layer:
     children = _name(layers, named)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        params, state = {}, {}
+        params: Params = {}
+        state: State = {}
         for name, child in children.items():
             with check.at(f"serial[{name!r}]", x):
                 p, s = child.init(_fold_in(key, name), x)
@@ -56,7 +59,7 @@ def serial(*layers: Child, **named: Child) -> Layer:
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
         _known("serial", children, params, state)
-        new_state = {}
+        new_state: State = {}
         for name, child in children.items():
             with check.at(f"serial[{name!r}]", x):
                 x, s = _apply(name, child, params, state, x, key, train)
@@ -91,7 +94,9 @@ def parallel(*branches: Child, merge: Literal["sum", "concatenate"] = "sum") -> 
     children = _name(branches, {})
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        params, state, outputs = {}, {}, []
+        params: Params = {}
+        state: State = {}
+        outputs = []
         for name, child in children.items():
             with check.at(f"parallel[{name!r}]", x):
                 p, s = child.init(_fold_in(key, name), x)
@@ -105,21 +110,25 @@ def parallel(*branches: Child, merge: Literal["sum", "concatenate"] = "sum") -> 
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
         _known("parallel", children, params, state)
-        new_state, outputs = {}, []
+        new_state: State = {}
+        outputs = []
         for name, child in children.items():
             with check.at(f"parallel[{name!r}]", x):
                 y, s = _apply(name, child, params, state, x, key, train)
             outputs.append(y)
             new_state |= {name: s} if s else {}
         _fit_together(outputs)
-        return jnp.concatenate(outputs, axis=-1) if merge == "concatenate" else sum(outputs[1:], outputs[0]), new_state
+        y = jnp.concatenate(outputs, axis=-1) if merge == "concatenate" else sum(outputs[1:], outputs[0])
+        return y, new_state
 
     def _fit_together(outputs: Sequence[Any]) -> None:
         shared = slice(None) if merge == "sum" else slice(-1)
         if len({y.shape[shared] for y in outputs}) > 1:
             got = ", ".join(f"{name}: {check.describe(y)}" for name, y in zip(children, outputs, strict=True))
             wanted = "one shape" if merge == "sum" else "one shape but for the last axis"
-            raise ValueError(f"parallel: the branches gave {got}; to merge by {merge} they must have {wanted}")
+            raise ValueError(
+                f"parallel: the branches gave {got}; to merge by {merge} they must have {wanted}"
+            )
 
     return Layer(init, apply, "parallel")
 
@@ -174,12 +183,14 @@ def _name(layers: Sequence[Child], named: Mapping[str, Child]) -> dict[str, Laye
         children[f"{layer.name}_{count[layer.name]}"] = layer
         count[layer.name] += 1
     for name in set(named) & set(children):
-        raise ValueError(f"serial: the name {name!r} is taken by a child without a name of its own; choose another")
+        raise ValueError(
+            f"serial: the name {name!r} is taken by a child without a name of its own; choose another"
+        )
     return children | {name: as_layer(layer) for name, layer in named.items()}
 
 
 def _fold_in(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
-    """A child's key: by its name, not its place, so that a layer put in between leaves the others' draws as they were."""
+    """A child's key: by its name, not its place, so that a layer in between leaves the others' draws alone."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 

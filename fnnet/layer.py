@@ -4,12 +4,13 @@
     apply(params, state, x, *, key=None, train=False) -> (y, state)
 
 `x` in `init` is an example batch or a `jax.ShapeDtypeStruct`: only its shape and dtype are read. `params` and
-`state` are nested dicts of arrays, `{}` when empty. The state has the same tree in training and in evaluation, so
+`state` are nested dicts of arrays, `{}` when empty. The state has the same tree in training and evaluation, so
 that it can be the carry of a `lax.scan`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import chex
 
@@ -17,7 +18,9 @@ Params = dict[str, Any]
 State = dict[str, Any]
 
 
-class Layer(NamedTuple):
+# No NamedTuple: `jax.jit(layer)` needs a weak reference to its function, and there is none to a tuple.
+@dataclass(frozen=True)
+class Layer:
     """A layer or a whole network: two pure functions, and the name it goes by in params and in errors.
 
     Attributes:
@@ -52,7 +55,7 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
     """A layer from a plain function of an array, such as `jnp.tanh`. A `Layer` comes back as it is.
 
     Raises:
-        TypeError: `f` is neither; `fn.dense` without its features, say, is caught when it is first called.
+        TypeError: `f` is neither, or makes a layer, as `fn.dense` without its features does.
 
     Example:
         >>> double = fn.as_layer(lambda x: 2 * x)
@@ -67,6 +70,9 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
     # A partial has no name of its own, and a lambda's is no identifier.
     named = getattr(f, "func", f)
     name = getattr(named, "__name__", type(named).__name__).strip("<>")
+    makes_a_layer = f"{name} makes a layer and is none: write {name}(...), with its arguments"
+    if getattr(named, "__annotations__", {}).get("return") is Layer:
+        raise TypeError(makes_a_layer)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         return {}, {}
@@ -76,7 +82,7 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
     ) -> tuple[Any, State]:
         y = f(x)
         if isinstance(y, Layer):
-            raise TypeError(f"{name} makes a layer and is none: write {name}(...), with its arguments")
+            raise TypeError(makes_a_layer)
         return y, {}
 
     return Layer(init, apply, name)

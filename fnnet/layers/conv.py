@@ -33,24 +33,27 @@ def conv(
 
     k runs over the window, c over the channels of o's group, low is the padding in front.
 
-    Shapes: x (batch, *space, in), w (*window, in / groups, features), b (features,), y (batch, *space', features),
-    with 1 to 3 spatial axes; space' = (space + low + high - (window - 1) dilation - 1) // stride + 1.
+    Shapes: x (batch, *space, in), w (*window, in / groups, features), b (features,),
+    y (batch, *space', features), with 1 to 3 spatial axes;
+    space' = (space + low + high - (window - 1) dilation - 1) // stride + 1.
 
     Args:
         features: channels of y.
         window: size of the kernel, for each spatial axis; an int for all of them.
         strides: step of the window, in elements.
-        padding: "SAME" (space' = ceil(space / stride)), "VALID" (none), or ((low, high), ...) of zeros for each axis.
+        padding: "SAME" (space' = ceil(space / stride)), "VALID" (none), or ((low, high), ...), zeros for each
+            axis.
         dilation: distance of the kernel's elements; 1 is a plain window.
-        groups: parts of the channels that do not see each other; as many as channels is a depthwise convolution.
+        groups: parts of the channels that do not see each other; as many as channels is a depthwise
+            convolution.
         use_bias: whether there is b.
         w_init: initializer of w; He's normal, for a relu behind it.
         b_init: initializer of b; zeros.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not 1 to 3 spatial axes or not w's channels, groups divides the channels or the
-            features with a remainder, or the window does not fit.
+        ValueError: the input has not 1 to 3 spatial axes or not w's channels, groups divides the channels or
+            the features with a remainder, or the window does not fit.
 
     Example:
         >>> layer = fn.conv(1, 3, padding="VALID", w_init=fn.initializers.ones)
@@ -69,12 +72,15 @@ def conv(
         axes = spatial_axes("conv", x)
         channels = x.shape[-1]
         if channels % groups:
-            raise ValueError(f"conv: input is {check.describe(x)}, wanted channels that {groups} groups divide")
+            raise ValueError(
+                f"conv: input is {check.describe(x)}, wanted channels that {groups} groups divide"
+            )
         w_key, b_key = jax.random.split(key)
         shape = (*per_axis("conv", "window", window, axes), channels // groups, features)
-        params = {"w": w_init(w_key, shape, x.dtype)}
+        dtype = jnp.result_type(x)
+        params = {"w": w_init(w_key, shape, dtype)}
         if use_bias:
-            params["b"] = b_init(b_key, (features,), x.dtype)
+            params["b"] = b_init(b_key, (features,), dtype)
         return params, {}
 
     def apply(
@@ -85,12 +91,13 @@ def conv(
         w = params["w"]
         if w.ndim != axes + 2 or x.shape[-1] != w.shape[-2] * groups:
             raise ValueError(
-                f"conv: input is {check.describe(x)} and w {check.describe(w)}, wanted an input {LAYOUT} with "
-                f"{w.ndim - 2} spatial axes and {w.shape[-2] * groups} channels"
+                f"conv: input is {check.describe(x)} and w {check.describe(w)}, wanted an input {LAYOUT} "
+                f"with {w.ndim - 2} spatial axes and {w.shape[-2] * groups} channels"
             )
-        stride, dilate = per_axis("conv", "strides", strides, axes), per_axis("conv", "dilation", dilation, axes)
+        stride = per_axis("conv", "strides", strides, axes)
+        dilate = per_axis("conv", "dilation", dilation, axes)
         pads = pad_widths("conv", x, w.shape[:-2], stride, padding, dilate)
-        dtype = jnp.promote_types(x.dtype, w.dtype)
+        dtype = jnp.result_type(x, w)
         y = _conv(x.astype(dtype), w.astype(dtype), stride, pads, dilate, groups)
         return (y + jnp.broadcast_to(params["b"], y.shape) if use_bias else y), {}
 
@@ -113,10 +120,11 @@ def _conv(
     )
 
 
-# XLA's CPU backend brings a convolution to its fast layout, (batch, *space, in) with (*window, in, out), only outside
-# loops; JAX's own gradients are in other layouts, and 13 to 85 times slower inside a lax.scan, where training runs live
-# (jax issue #12868). So the derivative below is stated in those layouts whose transpose, which is what backprop runs,
-# is in the fast one: for dx with in and out exchanged in the kernel, for dw with batch and channels exchanged.
+# XLA's CPU backend brings a convolution to its fast layout, (batch, *space, in) with (*window, in, out), only
+# outside loops; JAX's own gradients are in other layouts, and 13 to 85 times slower inside a lax.scan, where
+# training runs live (jax issue #12868). So the derivative below is stated in those layouts whose transpose,
+# which is what backprop runs, is in the fast one: for dx with in and out exchanged in the kernel, for dw with
+# batch and channels exchanged.
 def _derivative(
     strides: tuple[int, ...],
     pads: tuple[tuple[int, int], ...],

@@ -47,9 +47,10 @@ def dense(
         check.is_floating("dense", x)
         check.has_rank("dense", x, 1, "(batch, features)")
         w_key, b_key = jax.random.split(key)
-        params = {"w": w_init(w_key, (x.shape[-1], features), x.dtype)}
+        dtype = jnp.result_type(x)
+        params = {"w": w_init(w_key, (x.shape[-1], features), dtype)}
         if use_bias:
-            params["b"] = b_init(b_key, (features,), x.dtype)
+            params["b"] = b_init(b_key, (features,), dtype)
         return params, {}
 
     def apply(
@@ -61,18 +62,21 @@ def dense(
         w = params["w"]
         if x.shape[-1] != w.shape[0]:
             raise ValueError(
-                f"dense: input is {check.describe(x)} and w {check.describe(w)}, wanted {w.shape[0]} input features; "
-                "an image needs flatten in front"
+                f"dense: input is {check.describe(x)} and w {check.describe(w)}, wanted {w.shape[0]} input "
+                "features; an image needs flatten in front"
             )
+        x = jnp.asarray(x)
         # On two axes: XLA's CPU backend is slow at the weight gradient of a product with more.
-        y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
+        y = (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
         return (y + jnp.broadcast_to(params["b"], y.shape) if use_bias else y), {}
 
     return Layer(init, apply, "dense")
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """All axes but the batch made one: (batch, ...) -> (batch, features). A plain function: write `flatten`, not `flatten()`.
+    """All axes but the batch made one: (batch, ...) -> (batch, features).
+
+    A plain function: write `flatten`, not `flatten()`.
 
     Raises:
         ValueError: the input has no batch axis.

@@ -25,7 +25,8 @@ def dropout(rate: chex.Numeric) -> Layer:
         ValueError: the rate is not in [0, 1); no key is given in training.
         TypeError: the input is not floating point.
 
-    Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", section 10.
+    Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting",
+    section 10.
 
     Example:
         >>> layer = fn.dropout(0.5)
@@ -45,10 +46,13 @@ def dropout(rate: chex.Numeric) -> Layer:
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         check.is_floating("dropout", x)
+        x = jnp.asarray(x)
         if not train:
             return x, {}
         if key is None:
-            raise ValueError("dropout: train=True and no key, wanted one to draw with: apply(..., key=jax.random.key(0))")
+            raise ValueError(
+                "dropout: train=True and no key, wanted one to draw with: apply(..., key=jax.random.key(0))"
+            )
         keep = jnp.asarray(1 - rate, x.dtype)
         kept = jax.random.bernoulli(key, 1 - jnp.asarray(rate, jnp.float32), x.shape)
         return jnp.where(kept, x / keep, 0), {}

@@ -5,6 +5,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
@@ -25,7 +26,7 @@ def embed(vocabulary: int, features: int, *, w_init: Initializer = initializers.
 
     Raises:
         TypeError: the input is not integer.
-        ValueError: an index is out of range. Under jit nothing can be raised: the vector is NaN there, so that the
+        ValueError: an index is out of range. Under jit nothing can be raised: the vector is NaN there, and the
             loss shows it.
 
     Source: Bengio et al. 2003, "A neural probabilistic language model".
@@ -52,8 +53,15 @@ def embed(vocabulary: int, features: int, *, w_init: Initializer = initializers.
     ) -> tuple[jax.Array, State]:
         is_integer(x)
         check.has_keys("embed", "params", params, ("w",))
-        if not isinstance(x, jax.core.Tracer) and x.size and not 0 <= x.min() <= x.max() < vocabulary:
-            raise ValueError(f"embed: indices from {x.min()} to {x.max()}, wanted 0 to {vocabulary - 1}")
-        return params["w"].at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), {}
+        w = jnp.asarray(params["w"])
+        if not isinstance(x, jax.core.Tracer) and x.size:
+            # In NumPy: under jit, JAX's own minimum of an array that is closed over has no value yet.
+            low, high = np.min(np.asarray(x)), np.max(np.asarray(x))
+            if not 0 <= low <= high < w.shape[0]:
+                raise ValueError(f"embed: indices from {low} to {high}, wanted 0 to {w.shape[0] - 1}")
+        # JAX looks up by 32 bits: what lies beyond is out of range, too.
+        limits = jnp.iinfo(x.dtype)
+        x = jnp.clip(x, max(limits.min, -1), min(limits.max, w.shape[0]))
+        return w.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), {}
 
     return Layer(init, apply, "embed")

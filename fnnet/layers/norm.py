@@ -1,5 +1,6 @@
 """Normalization: inputs brought to mean 0 and variance 1, over the batch or over the features."""
 
+import math
 from typing import Any
 
 import chex
@@ -23,18 +24,21 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
     Shapes: x and y (batch, ..., features); params gamma, beta and state mean, var (features,).
 
     Args:
-        momentum: share of the old running average that is kept at each step (PyTorch counts the other way, 0.1).
+        momentum: share of the old running average that is kept at each step (PyTorch counts the other way,
+            0.1).
         eps: added to the variance.
         axis_name: mapped axis (of `vmap`, `shard_map`) whose batches are normalized as one.
 
-    Statistics are computed and kept in float32 at least; y has the dtype of x.
+    Statistics are computed in float32 at least, the running averages kept in float32; y has the dtype of x.
+    The variance of one element (m = 1) is 0.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not the features of gamma, or no batch; momentum is not in [0, 1); the running
-            averages are missing from state, as in `layer(params, x)`.
+        ValueError: the input has not the features of gamma, or no batch; momentum is not in [0, 1); eps is
+            negative; the running averages are missing from state, as in `layer(params, x)`.
 
-    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2, with the unbiased variance for the test.
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2, with the unbiased variance for the
+    test.
 
     Example:
         >>> layer = fn.batch_norm()
@@ -45,35 +49,46 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
         (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32), Array([1.1], dtype=float32))
     """
     check.between("batch_norm", "momentum", momentum, 0, 1)
+    check.between("batch_norm", "eps", eps, 0)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         params = _scale_and_shift("batch_norm", x)
-        return params, {"mean": jnp.zeros(x.shape[-1:], jnp.float32), "var": jnp.ones(x.shape[-1:], jnp.float32)}
+        features = x.shape[-1:]
+        return params, {"mean": jnp.zeros(features, jnp.float32), "var": jnp.ones(features, jnp.float32)}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         _check("batch_norm", params, x)
         check.has_keys("batch_norm", "state", state, ("mean", "var"))
-        x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = jnp.asarray(x)
+        x32 = x.astype(jnp.result_type(x, jnp.float32))
         if not train:
             y = _normalize(x32, state["mean"], state["var"], eps)
             return _affine(y, params).astype(x.dtype), state
-        if x.size == 0:
-            raise ValueError(f"batch_norm: input is {check.describe(x)}, wanted at least one example to train on")
+        m = math.prod(x.shape[:-1])
+        if m == 0:
+            raise ValueError(
+                f"batch_norm: input is {check.describe(x)}, wanted at least one example to train on"
+            )
 
-        axes = tuple(range(x.ndim - 1))
-        m = x.size // x.shape[-1]
-        mu = jnp.mean(x32, axes)
-        if axis_name is not None:
-            m *= lax.psum(1, axis_name)
-            mu = lax.pmean(mu, axis_name)
-        var = jnp.mean(jnp.square(x32 - jnp.broadcast_to(mu, x.shape)), axes)
-        if axis_name is not None:
-            var = lax.pmean(var, axis_name)
+        def mean(z: jax.Array) -> jax.Array:
+            z = jnp.mean(z, tuple(range(z.ndim - 1)))
+            return z if axis_name is None else lax.pmean(z, axis_name)
 
-        seen = {"mean": mu, "var": var * (m / max(m - 1, 1))}
-        state = jax.tree.map(lambda old, new: (momentum * old + (1 - momentum) * new).astype(old.dtype), state, seen)
+        m *= 1 if axis_name is None else lax.psum(1, axis_name)
+        # Of the differences from one example: a sum of large numbers is rounded by more than they may vary.
+        origin = mean(lax.stop_gradient(x32[(slice(1),) * (x.ndim - 1)]))
+        x32 -= jnp.broadcast_to(origin, x.shape)
+        mu = mean(x32)
+        var = mean(jnp.square(x32 - jnp.broadcast_to(mu, x.shape)))
+
+        seen = {"mean": origin + mu, "var": var * (m / max(m - 1, 1))}
+
+        def average(old: jax.Array, new: jax.Array) -> jax.Array:
+            return (momentum * old + (1 - momentum) * new).astype(old.dtype)
+
+        state = jax.tree.map(average, state, seen)
         return _affine(_normalize(x32, mu, var, eps), params).astype(x.dtype), lax.stop_gradient(state)
 
     return Layer(init, apply, "batch_norm")
@@ -82,7 +97,8 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
 def layer_norm(*, eps: float = 1e-5) -> Layer:
     """Layer normalization: each example (each word, each pixel) over its features.
 
-        y = gamma (x - mu) / sqrt(var + eps) + beta,      mu = mean(x), var = mean((x - mu)^2) over the last axis
+        y = gamma (x - mu) / sqrt(var + eps) + beta
+        mu = mean(x), var = mean((x - mu)^2)                     over the last axis
 
     Shapes: x and y (batch, ..., features); params gamma, beta (features,).
 
@@ -93,7 +109,7 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not the features of gamma.
+        ValueError: the input has not the features of gamma; eps is negative.
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450.
 
@@ -104,6 +120,7 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
         >>> layer(params, x).round(3)
         Array([[-1.,  1.]], dtype=float32)
     """
+    check.between("layer_norm", "eps", eps, 0)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         return _scale_and_shift("layer_norm", x), {}
@@ -112,7 +129,10 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         _check("layer_norm", params, x)
-        x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = jnp.asarray(x)
+        x32 = x.astype(jnp.result_type(x, jnp.float32))
+        # Of the differences from the first feature, as in batch_norm.
+        x32 -= jnp.broadcast_to(lax.stop_gradient(x32[..., :1]), x.shape)
         mu = jnp.mean(x32, axis=-1, keepdims=True)
         var = jnp.mean(jnp.square(x32 - mu), axis=-1, keepdims=True)
         return _affine(_normalize(x32, mu, var, eps), params).astype(x.dtype), {}
@@ -123,7 +143,8 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
 def _scale_and_shift(layer: str, x: Any) -> Params:
     check.is_floating(layer, x)
     check.has_rank(layer, x, 1, "(batch, ..., features)")
-    return {"gamma": jnp.ones(x.shape[-1:], x.dtype), "beta": jnp.zeros(x.shape[-1:], x.dtype)}
+    dtype = jnp.result_type(x)
+    return {"gamma": jnp.ones(x.shape[-1:], dtype), "beta": jnp.zeros(x.shape[-1:], dtype)}
 
 
 def _check(layer: str, params: Params, x: Any) -> None:
@@ -138,8 +159,8 @@ def _check(layer: str, params: Params, x: Any) -> None:
 
 
 def _normalize(x: jax.Array, mu: jax.Array, var: jax.Array, eps: float) -> jax.Array:
-    mu, scale = jnp.broadcast_to(mu, x.shape), jnp.broadcast_to(lax.rsqrt(var + eps), x.shape)
-    return (x - mu) * scale
+    scale = lax.rsqrt(var.astype(x.dtype) + eps)
+    return (x - jnp.broadcast_to(mu, x.shape)) * jnp.broadcast_to(scale, x.shape)
 
 
 def _affine(x: jax.Array, params: Params) -> jax.Array:

@@ -22,11 +22,13 @@ def max_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
     Args:
         window: size, for each spatial axis; an int for all of them.
         strides: step of the window, in elements; the window's size unless given.
-        padding: "VALID" (none: what is left over at the end is not seen), "SAME", or ((low, high), ...) for each axis.
+        padding: "VALID" (none: what is left over at the end is not seen), "SAME", or ((low, high), ...), for
+            each axis.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not 1 to 3 spatial axes, the window does not fit, or would lie all in the padding.
+        ValueError: the input has not 1 to 3 spatial axes, the window does not fit, or would lie all in the
+            padding.
 
     Source: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
 
@@ -34,10 +36,11 @@ def max_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
         >>> fn.max_pool(2)({}, jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)).squeeze()
         Array([3., 2.], dtype=float32)
     """
+    strides = window if strides is None else strides
     check_arguments("max_pool", padding, window=window, strides=strides)
 
     def pool(x: jax.Array) -> jax.Array:
-        return _over_windows("max_pool", lax.max, -jnp.inf, x, window, strides, padding)
+        return lax.reduce_window(x, -jnp.inf, lax.max, *_windows("max_pool", x, window, strides, padding))
 
     return _without_params(pool, "max_pool")
 
@@ -49,15 +52,18 @@ def avg_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
 
     Shapes: x (batch, *space, channels), y (batch, *space', channels), with 1 to 3 spatial axes.
     (PyTorch counts the zeros of the padding in, unless count_include_pad=False.)
+    The mean is computed in float32 at least; y has the dtype of x.
 
     Args:
         window: size, for each spatial axis; an int for all of them.
         strides: step of the window, in elements; the window's size unless given.
-        padding: "VALID" (none: what is left over at the end is not seen), "SAME", or ((low, high), ...) for each axis.
+        padding: "VALID" (none: what is left over at the end is not seen), "SAME", or ((low, high), ...), for
+            each axis.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not 1 to 3 spatial axes, the window does not fit, or would lie all in the padding.
+        ValueError: the input has not 1 to 3 spatial axes, the window does not fit, or would lie all in the
+            padding.
 
     Source: LeCun et al. 1990, "Handwritten digit recognition with a back-propagation network".
 
@@ -65,27 +71,30 @@ def avg_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
         >>> fn.avg_pool(2)({}, jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)).squeeze()
         Array([2., 1.], dtype=float32)
     """
+    strides = window if strides is None else strides
     check_arguments("avg_pool", padding, window=window, strides=strides)
 
     def pool(x: jax.Array) -> jax.Array:
-        total = _over_windows("avg_pool", lax.add, 0.0, x, window, strides, padding)
-        ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
-        count = _over_windows("avg_pool", lax.add, 0.0, ones, window, strides, padding)
-        return total / jnp.broadcast_to(count, total.shape)
+        windows = _windows("avg_pool", x, window, strides, padding)
+        x32 = x.astype(jnp.result_type(x, jnp.float32))
+        total = lax.reduce_window(x32, 0.0, lax.add, *windows)
+        count = lax.reduce_window(jnp.ones((1, *x.shape[1:-1], 1), x32.dtype), 0.0, lax.add, *windows)
+        return (total / jnp.broadcast_to(count, total.shape)).astype(jnp.result_type(x))
 
     return _without_params(pool, "avg_pool")
 
 
-def _over_windows(
-    layer: str, combine: Any, start: float, x: jax.Array, window: PerAxis, strides: PerAxis | None, padding: Padding
-) -> jax.Array:
+def _windows(layer: str, x: Any, window: PerAxis, strides: PerAxis, padding: Padding) -> tuple[Any, Any, Any]:
+    """Sizes, strides and padding on every axis of x, as `lax.reduce_window` has them."""
     axes = spatial_axes(layer, x)
     size = per_axis(layer, "window", window, axes)
-    stride = size if strides is None else per_axis(layer, "strides", strides, axes)
+    stride = per_axis(layer, "strides", strides, axes)
     pads = pad_widths(layer, x, size, stride, padding, (1,) * axes)
     if any(max(pad) >= n for pad, n in zip(pads, size, strict=True)):
-        raise ValueError(f"{layer}: padding {pads} and window {size}, wanted padding smaller than the window on each side")
-    return lax.reduce_window(x, start, combine, (1, *size, 1), (1, *stride, 1), ((0, 0), *pads, (0, 0)))
+        raise ValueError(
+            f"{layer}: padding {pads} and window {size}, wanted padding smaller than the window on each side"
+        )
+    return (1, *size, 1), (1, *stride, 1), ((0, 0), *pads, (0, 0))
 
 
 def _without_params(pool: Any, name: str) -> Layer:

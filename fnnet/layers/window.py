@@ -1,6 +1,7 @@
 """What convolution and pooling share: windows, strides and padding, one number for each spatial axis."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from jax import lax
@@ -13,18 +14,25 @@ Padding = str | Sequence[tuple[int, int]]
 LAYOUT = "(batch, 1 to 3 spatial axes, channels)"
 
 
-def check_arguments(layer: str, padding: Padding, **sizes: PerAxis | None) -> None:
+def check_arguments(layer: str, padding: Padding, **sizes: PerAxis) -> None:
     """Raises, when the layer is made, for what is wrong whatever the input."""
     for name, value in sizes.items():
-        for n in (value,) if isinstance(value, int) or value is None else value:
-            if value is not None:
-                check.is_positive(layer, name, n)
+        for n in value if isinstance(value, Sequence) else (value,):
+            check.is_positive(layer, name, n)
     if isinstance(padding, str) and padding not in ("SAME", "VALID"):
         raise ValueError(f"{layer}: padding={padding!r}, wanted 'SAME', 'VALID' or ((low, high), ...)")
     if not isinstance(padding, str):
-        pairs = list(padding)
-        if not all(isinstance(pair, Sequence) and len(pair) == 2 and min(pair) >= 0 for pair in pairs):
-            raise ValueError(f"{layer}: padding={padding!r}, wanted pairs (low, high), not negative, one for each axis")
+        pairs = padding if isinstance(padding, Sequence) else [padding]
+        if not all(
+            isinstance(pair, Sequence)
+            and len(pair) == 2
+            and all(isinstance(n, Integral) and n >= 0 for n in pair)
+            for pair in pairs
+        ):
+            raise ValueError(
+                f"{layer}: padding={padding!r}, wanted 'SAME', 'VALID' or ((low, high), ...): a pair of ints "
+                "for each axis, not negative"
+            )
 
 
 def spatial_axes(layer: str, x: Any) -> int:
@@ -37,30 +45,40 @@ def spatial_axes(layer: str, x: Any) -> int:
 
 def per_axis(layer: str, name: str, value: PerAxis, axes: int) -> tuple[int, ...]:
     """One number for each spatial axis; an int stands for all of them."""
-    numbers = (value,) * axes if isinstance(value, int) else tuple(value)
+    numbers = tuple(map(int, value if isinstance(value, Sequence) else (value,) * axes))
     if len(numbers) != axes:
-        raise ValueError(f"{layer}: {name}={value!r} and {axes} spatial axes in the input, wanted one number for each")
+        raise ValueError(
+            f"{layer}: {name}={value!r} and {axes} spatial axes in the input, wanted one number for each"
+        )
     return numbers
 
 
 def pad_widths(
-    layer: str, x: Any, window: tuple[int, ...], strides: tuple[int, ...], padding: Padding, dilation: tuple[int, ...]
+    layer: str,
+    x: Any,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: Padding,
+    dilation: tuple[int, ...],
 ) -> tuple[tuple[int, int], ...]:
     """(low, high) for each spatial axis; raises where the window does not fit into the padded input.
 
-    "SAME" is TensorFlow's: outputs = ceil(inputs / stride), the odd element on the high side. "VALID" is none.
+    "SAME" is TensorFlow's: outputs = ceil(inputs / stride), the odd element on the high side. "VALID": none.
     """
     reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
     sizes = x.shape[1:-1]
     if isinstance(padding, str):
         pads = tuple(lax.padtype_to_pads(sizes, reach, strides, padding))
     else:
-        pads = tuple((low, high) for low, high in padding)
+        pads = tuple((int(low), int(high)) for low, high in padding)
     if len(pads) != len(sizes):
-        raise ValueError(f"{layer}: padding={padding!r} and {len(sizes)} spatial axes, wanted a pair for each")
+        raise ValueError(
+            f"{layer}: padding={padding!r} and {len(sizes)} spatial axes, wanted a pair for each"
+        )
     if any(n + low + high < r for n, (low, high), r in zip(sizes, pads, reach, strict=True)):
         raise ValueError(
-            f"{layer}: input is {check.describe(x)}, padded by {pads}, and the window reaches over {tuple(reach)}; "
-            "wanted an input at least as large: take a smaller window, fewer strides before it, or padding 'SAME'"
+            f"{layer}: input is {check.describe(x)}, padded by {pads}, and the window reaches over "
+            f"{tuple(reach)}; wanted an input at least as large: take a smaller window, fewer strides before "
+            "it, or padding 'SAME'"
         )
     return pads

@@ -1,5 +1,6 @@
 """Batches drawn without replacement: each epoch is a permutation of the examples."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -9,16 +10,17 @@ import jax.numpy as jnp
 from fnnet import check
 
 
-def count_examples(part: str, examples: Any) -> int:
-    """How many examples a pytree of arrays with equal leading axes holds; raises where they are unequal, or none."""
-    leaves = jax.tree.leaves(examples)
-    sizes = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in leaves}
-    if len(sizes) != 1 or None in sizes or 0 in sizes:
+def count_examples(name: str, part: Any) -> int:
+    """How many examples a part of the data holds, or raises where it is no dict of x and y of one length."""
+    if not isinstance(part, Mapping) or not {"x", "y"} <= set(part):
+        raise ValueError(f"{name} is {check.describe(part)}, wanted a dict with x and y")
+    leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(part)}
+    if len(leading) != 1 or leading <= {(), (0,)}:
         raise ValueError(
-            f"{part} data is {check.describe(examples)}, wanted arrays with one leading axis, that of the examples, "
+            f"{name} is {check.describe(part)}, wanted arrays with one leading axis, that of the examples, "
             "of one size that is not 0"
         )
-    return sizes.pop()
+    return leading.pop()[0]
 
 
 def take(
@@ -26,8 +28,8 @@ def take(
 ) -> tuple[jax.Array, Any]:
     """The batch of a step.
 
-    Each epoch of n // batch_size steps goes through a new permutation; the n % batch_size examples that are left over
-    at its end are others each time.
+    Each epoch of n // batch_size steps goes through a new permutation; the n % batch_size examples that are
+    left over at its end are others each time.
 
     Args:
         key: of the run, the same at each step.
@@ -41,7 +43,7 @@ def take(
     """
     n = order.shape[0]
     epoch, place = jnp.divmod(step, n // batch_size)
-    # Under vmap over keys the condition stays one for all, for the step has no key in it: no epoch is sorted twice.
+    # The step has no key in it, so under vmap over keys the condition stays one: no epoch is sorted twice.
     order = jax.lax.cond(
         place == 0,
         lambda order: jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(order.dtype),

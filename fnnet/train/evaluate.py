@@ -6,13 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.train.batches import count_examples
 from fnnet.train.step import PerExample, per_example
 
 
 def evaluate(
-    net: Layer, measures: Mapping[str, PerExample], params: Params, state: State, part: Any, batch_size: int = 1000
+    net: Layer,
+    measures: Mapping[str, PerExample],
+    params: Params,
+    state: State,
+    part: Any,
+    batch_size: int = 1000,
 ) -> dict[str, jax.Array]:
     """Means of losses and metrics over a part of the data, some examples at a time.
 
@@ -24,6 +30,10 @@ def evaluate(
         part: dict of arrays "x" and "y" with one leading axis.
         batch_size: examples at once.
 
+    Raises:
+        ValueError: the part is no dict with x and y, or its arrays differ in length; the batch size is not
+            positive; a measure is not one value an example.
+
     Example:
         >>> net = fn.dense(1, w_init=fn.initializers.zeros)
         >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 2)))
@@ -31,7 +41,9 @@ def evaluate(
         >>> fn.train.evaluate(net, {"loss": fn.losses.mean_squared_error}, params, state, part, batch_size=2)
         {'loss': Array(9., dtype=float32)}
     """
-    n = count_examples("evaluation", part)
+    check.is_positive("evaluate", "batch_size", batch_size)
+    n = count_examples("evaluate: part", part)
+    part = jax.tree.map(jnp.asarray, dict(part))
 
     def totals(batch: Any) -> dict[str, jax.Array]:
         prediction, _ = net.apply(params, state, batch["x"], train=False)

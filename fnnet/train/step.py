@@ -12,7 +12,8 @@ from fnnet import check
 from fnnet.layer import Layer, Params, State
 
 Batch = Mapping[str, Any]
-PerExample = Callable[[Any, Any], jax.Array]  # a loss or a metric: (prediction, target) -> one value an example
+# A loss or a metric: (prediction, target) -> one value an example.
+PerExample = Callable[[Any, Any], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -24,20 +25,30 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32[], steps taken
 
 
+def check_metrics(metrics: Mapping[str, PerExample] | None) -> dict[str, PerExample]:
+    """The metrics by name, or raises: none may take the place of the loss."""
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f"metrics={metrics!r}, wanted a dict of functions by name")
+    if taken := sorted({"loss", "penalty"} & set(metrics or {})):
+        raise ValueError(f"metrics has {taken}, which training reports itself; choose other names")
+    return dict(metrics or {})
+
+
 def per_example(name: str, f: PerExample, prediction: Any, target: Any) -> jax.Array:
-    """f(prediction, target), one value an example, or raises: a mean over the batch would be averaged twice."""
-    values, examples = f(prediction, target), len(jax.tree.leaves(target)[0])
+    """f(prediction, target), one value an example, or raises: a mean over the batch would be averaged twice.
+
+    It is float32 at least: the sum of a part's values is large for half precision.
+    """
+    values, examples = f(prediction, target), len(jax.tree.leaves((target, prediction))[0])
     if jnp.shape(values) != (examples,):
         raise ValueError(
             f"{name} is {check.describe(values)}, wanted one value for each of the {examples} examples: "
             "a loss or a metric takes no mean over the batch"
         )
-    return values
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
-def start(
-    net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey, x: Any
-) -> TrainState:
+def start(net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey, x: Any) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -52,7 +63,7 @@ def start(
         >>> int(before.step), before.params["w"].shape
         (0, (2, 1))
     """
-    params, state = net.init(key, x)
+    params, state = net.init(key, jax.eval_shape(lambda x: x, x))  # NumPy's float64 becomes JAX's float32
     return TrainState(params, state, optimizer.init(params), jnp.zeros([], jnp.int32))
 
 
@@ -72,14 +83,20 @@ def make_step(
     Args:
         net: the network.
         loss: `(prediction, target) -> one value an example`.
-        optimizer: from `fnnet.optim` or optax. Its update is given `value`, `grad` and `value_fn` too, for line
-            searches.
-        metrics: functions of the form of a loss, by name; their means over the batch are returned.
-        penalty: a function of the params that is added to the loss, such as `lambda p: 1e-4 * fn.losses.l2(p)`.
+        optimizer: from `fnnet.optim` or optax. Its update is given `value`, `grad` and `value_fn` too, for
+            line searches.
+        metrics: functions of the form of a loss, by name; their means over the batch are returned. They are
+            not differentiated.
+        penalty: a function of the params that is added to the loss, `lambda p: 1e-4 * fn.losses.l2(p)` say.
 
     Returns:
-        `step(train_state, batch, key) -> (train_state, metrics)`, pure: jit it, scan it. The batch is a dict with
-        "x" and "y"; metrics has "loss", without the penalty, and, where there is one, "penalty".
+        `step(train_state, batch, key) -> (train_state, metrics)`, pure: jit it, scan it. The batch is a dict
+        with "x" and "y"; metrics has "loss", without the penalty, and, where there is one, "penalty".
+
+    Raises:
+        TypeError: metrics is no dict.
+        ValueError: a metric is called "loss" or "penalty"; the loss or a metric is not one value an example;
+            the penalty is no scalar.
 
     Example:
         >>> net, optimizer = fn.dense(1), fn.optim.sgd(0.1)
@@ -91,22 +108,23 @@ def make_step(
         >>> bool(metrics["loss"] < 1e-6)
         True
     """
-    measures = {"loss": loss, **(metrics or {})}
+    metrics = check_metrics(metrics)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(now: TrainState, batch: Batch, key: chex.PRNGKey) -> tuple[TrainState, dict[str, jax.Array]]:
-        def objective(params: Params) -> tuple[jax.Array, tuple[State, dict[str, jax.Array]]]:
-            prediction, state = net.apply(params, now.state, batch["x"], key=key, train=True)
-            seen = {
-                name: jnp.mean(per_example(name, f, prediction, batch["y"])) for name, f in measures.items()
-            }
-            value = seen["loss"]
-            if penalty is not None:
-                seen["penalty"] = penalty(params)
-                value = value + seen["penalty"]
-            return value, (state, seen)
+        x, y = jax.tree.map(jnp.asarray, (batch["x"], batch["y"]))
 
-        (value, (state, seen)), grads = jax.value_and_grad(objective, has_aux=True)(now.params)
+        def objective(params: Params) -> tuple[jax.Array, tuple[Any, State, dict[str, jax.Array]]]:
+            prediction, state = net.apply(params, now.state, x, key=key, train=True)
+            terms = {"loss": jnp.mean(per_example("loss", loss, prediction, y))}
+            if penalty is not None:
+                terms["penalty"] = penalty(params)
+                if jnp.shape(terms["penalty"]) != ():
+                    raise ValueError(f"penalty is {check.describe(terms['penalty'])}, wanted a scalar")
+            return jnp.asarray(sum(terms.values())), (prediction, state, terms)
+
+        (value, (prediction, state, terms)), grads = jax.value_and_grad(objective, has_aux=True)(now.params)
+        seen = {name: jnp.mean(per_example(name, f, prediction, y)) for name, f in metrics.items()}
         updates, opt_state = optimizer.update(
             grads,
             now.opt_state,
@@ -116,6 +134,6 @@ def make_step(
             value_fn=lambda params: objective(params)[0],
         )
         params = optax.apply_updates(now.params, updates)
-        return TrainState(params, state, opt_state, now.step + 1), seen
+        return TrainState(params, state, opt_state, now.step + 1), terms | seen
 
     return step

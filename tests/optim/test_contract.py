@@ -165,7 +165,7 @@ class TestContract:
 
     @pytest.mark.parametrize("bad", [-0.1, None, "0.1"])
     def test_bad_learning_rate(self, name: str, bad: Any) -> None:
-        with pytest.raises((ValueError, TypeError), match="learning_rate=.*wanted"):
+        with pytest.raises((ValueError, TypeError), match=r"learning_rate=.*wanted"):
             TWINS[name].ours(learning_rate=bad)
 
     def test_bad_share(self, name: str) -> None:

@@ -63,7 +63,7 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey
         >>> int(before.step), before.params["w"].shape
         (0, (2, 1))
     """
-    params, state = net.init(key, jax.eval_shape(lambda x: x, x))  # NumPy's float64 becomes JAX's float32
+    params, state = net.init(key, x)
     return TrainState(params, state, optimizer.init(params), jnp.zeros([], jnp.int32))
 
 

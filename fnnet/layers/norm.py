@@ -89,7 +89,7 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
             return (momentum * old + (1 - momentum) * new).astype(old.dtype)
 
         state = jax.tree.map(average, state, seen)
-        return _affine(_normalize(x32, mu, var, eps), params).astype(x.dtype), lax.stop_gradient(state)
+        return _affine(_normalize(x32, mu, var, eps), params).astype(x.dtype), state
 
     return Layer(init, apply, "batch_norm")
 

@@ -81,12 +81,17 @@ class TestBatchNorm:
         dparams = {"gamma": (dy * (x - mu) / np.sqrt(var)).sum(0), "beta": dy.sum(0)}
         close(got, (dparams, dx))
 
-    def test_the_state_has_no_gradient(self):
-        layer = fn.batch_norm()
+    def test_the_state_has_a_gradient(self):
+        """A run's hyperparameters reach the validation loss through the running averages too."""
+        layer = fn.batch_norm(momentum=0.75)
         x = jnp.array([[1.0], [3.0]])
         params, state = layer.init(jax.random.key(0), x)
-        grad = jax.grad(lambda x: layer.apply(params, state, x, train=True)[1]["mean"].sum())(x)
-        np.testing.assert_array_equal(grad, np.zeros((2, 1)))
+
+        def of(average):
+            return jax.grad(lambda x: layer.apply(params, state, x, train=True)[1][average].sum())(x)
+
+        np.testing.assert_allclose(of("mean"), 0.25 * np.array([[1 / 2], [1 / 2]]), rtol=1e-6)
+        np.testing.assert_allclose(of("var"), 0.25 * np.array([[-2.0], [2.0]]), rtol=1e-6)
 
     @pytest.mark.usefixtures("float64")
     def test_batches_along_a_mapped_axis_are_one_batch(self):

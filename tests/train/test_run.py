@@ -316,7 +316,6 @@ class TestTransformations:
                 3e-3,
                 1e-3,
                 id="batch_norm",
-                marks=pytest.mark.xfail(reason="batch_norm stops the gradient of its running averages"),
             ),
         ],
     )

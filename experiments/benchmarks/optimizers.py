@@ -57,15 +57,15 @@ def main() -> None:
     where = environment()
     count = sum(p.size for p in jax.tree.leaves(params))
     title = f"{count:,} parameters on {where['device']}, jax {jax.__version__}, optax {optax.__version__}"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1))
+    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     shown.add_column("optimizer", no_wrap=True)
     for column in (
         "fnnet\nus",
         "optax\nus",
         "ratio\nmedian",
         "ratio\nquartiles",
-        "compile\nfnnet s",
-        "compile\noptax s",
+        "fnnet\ncompile s",
+        "optax\ncompile s",
     ):
         shown.add_column(column, justify="right", no_wrap=True)
     rows = []

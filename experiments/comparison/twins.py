@@ -64,7 +64,7 @@ def make_twin_run(
                 {
                     f"{name}_{measure}": value
                     for name, part in (("valid", data.valid), ("test", data.test))
-                    for measure, value in evaluate(net, measures, now.params, now.state, part, 250).items()
+                    for measure, value in evaluate(net, measures, now.params, now.state, part, 500).items()
                 }
                 for now in carry[0]
             ]

@@ -9,14 +9,22 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_rate,
+    first_step,
+    like,
+    next_step,
+    times,
+)
 from fnnet.optim.weight_decay import add_weight_decay
 
 
 class AdadeltaState(NamedTuple):
     """What Adadelta remembers."""
 
-    step: jax.Array  # int32[], updates taken
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
     e_g: optax.Params  # mean of the squared gradient, like params
     e_x: optax.Params  # mean of the squared step, like params
 
@@ -67,7 +75,7 @@ def adadelta(
 
     def init(params: optax.Params) -> AdadeltaState:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return AdadeltaState(step=jnp.zeros([], jnp.int32), e_g=zeros, e_x=zeros)
+        return AdadeltaState(step=first_step(learning_rate, weight_decay), e_g=zeros, e_x=zeros)
 
     def update(
         grads: optax.Updates, state: AdadeltaState, params: optax.Params | None = None, **extra: Any
@@ -79,7 +87,7 @@ def adadelta(
         x = jax.tree.map(lambda e_x, e_g, g: jnp.sqrt(e_x + eps) / jnp.sqrt(e_g + eps) * g, state.e_x, e_g, g)
         e_x = jax.tree.map(lambda e, x: (1 - rho) * x**2 + rho * e, state.e_x, x)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        step = optax.safe_increment(state.step)
+        step = next_step(state.step)
         return like(updates, grads), AdadeltaState(step, like(e_g, state.e_g), like(e_x, state.e_x))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,13 +8,22 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    check_rate,
+    first_step,
+    like,
+    next_step,
+    times,
+)
 
 
 class AdagradState(NamedTuple):
     """What Adagrad remembers."""
 
-    step: jax.Array  # int32[], updates taken
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
     s: optax.Params  # sum of the squared gradients, like params
 
 
@@ -56,7 +65,7 @@ def adagrad(
 
     def init(params: optax.Params) -> AdagradState:
         s = jax.tree.map(lambda p: jnp.full_like(p, initial_accumulator_value), params)
-        return AdagradState(step=jnp.zeros([], jnp.int32), s=s)
+        return AdagradState(step=first_step(learning_rate), s=s)
 
     def update(
         grads: optax.Updates, state: AdagradState, params: optax.Params | None = None, **extra: Any
@@ -68,6 +77,6 @@ def adagrad(
         else:
             scale = jax.tree.map(lambda s: jnp.where(s > 0, 1 / (jnp.sqrt(s) + eps), 0.0), s)
         updates = jax.tree.map(lambda scale, g: times(-alpha, scale * g), scale, grads)
-        return like(updates, grads), AdagradState(optax.safe_increment(state.step), like(s, state.s))
+        return like(updates, grads), AdagradState(next_step(state.step), like(s, state.s))
 
     return optax.GradientTransformationExtraArgs(init, update)

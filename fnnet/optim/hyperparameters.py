@@ -5,11 +5,12 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from fnnet import check
 
-Schedule: TypeAlias = Callable[[ArrayLike], ArrayLike]
+Schedule: TypeAlias = Callable[[Any], ArrayLike]
 ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
@@ -22,9 +23,19 @@ def check_rate(optimizer: str, learning_rate: Any) -> None:
     check.between(optimizer, "learning_rate", learning_rate, 0)
 
 
-def at_step(value: ScalarOrSchedule, step: ArrayLike) -> Any:
+def at_step(value: ScalarOrSchedule, step: jax.Array | None) -> Any:
     """The value of a schedule at a step, which counts from 0; a number is the same at all steps."""
     return value(step) if callable(value) else value
+
+
+def first_step(*values: ScalarOrSchedule) -> jax.Array | None:
+    """The step's counter at 0, int32[], or None where no value is a schedule: nobody reads it, and it has a cost."""
+    return jnp.zeros([], jnp.int32) if any(map(callable, values)) else None
+
+
+def next_step(step: jax.Array | None) -> jax.Array | None:
+    """One step more; the last that int32 holds stays."""
+    return None if step is None else optax.safe_increment(step)
 
 
 def times(scalar: ArrayLike, x: jax.Array) -> jax.Array:

@@ -8,13 +8,21 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_rate,
+    first_step,
+    like,
+    next_step,
+    times,
+)
 
 
 class MomentumState(NamedTuple):
     """What momentum remembers."""
 
-    step: jax.Array  # int32[], updates taken
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
 
 
@@ -61,7 +69,7 @@ def momentum(
 
     def init(params: optax.Params) -> MomentumState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
-        return MomentumState(step=jnp.zeros([], jnp.int32), v=v)
+        return MomentumState(step=first_step(learning_rate), v=v)
 
     def update(
         grads: optax.Updates, state: MomentumState, params: optax.Params | None = None, **extra: Any
@@ -73,6 +81,6 @@ def momentum(
         else:
             v = jax.tree.map(lambda v, g: (1 - dampening) * g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v: times(-alpha, v), v)
-        return like(updates, grads), MomentumState(optax.safe_increment(state.step), like(v, state.v))
+        return like(updates, grads), MomentumState(next_step(state.step), like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,13 +8,21 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_rate,
+    first_step,
+    like,
+    next_step,
+    times,
+)
 
 
 class NesterovState(NamedTuple):
     """What Nesterov's momentum remembers."""
 
-    step: jax.Array  # int32[], updates taken
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
 
 
@@ -60,7 +68,7 @@ def nesterov(
 
     def init(params: optax.Params) -> NesterovState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
-        return NesterovState(step=jnp.zeros([], jnp.int32), v=v)
+        return NesterovState(step=first_step(learning_rate), v=v)
 
     def update(
         grads: optax.Updates, state: NesterovState, params: optax.Params | None = None, **extra: Any
@@ -72,6 +80,6 @@ def nesterov(
         else:
             v = jax.tree.map(lambda v, g: g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v, g: times(-alpha, g + momentum * v), v, grads)
-        return like(updates, grads), NesterovState(optax.safe_increment(state.step), like(v, state.v))
+        return like(updates, grads), NesterovState(next_step(state.step), like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

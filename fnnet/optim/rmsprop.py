@@ -8,13 +8,22 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    check_rate,
+    first_step,
+    like,
+    next_step,
+    times,
+)
 
 
 class RmspropState(NamedTuple):
     """What RMSProp remembers. A field that the variant does not use is None."""
 
-    step: jax.Array  # int32[], updates taken
+    step: jax.Array | None  # int32[], updates taken; None without a schedule or bias_correction
     s: optax.Params  # mean of the squared gradient, like params
     m: optax.Params | None  # mean of the gradient, like params, if centered
     v: optax.Params | None  # velocity, like params, with momentum
@@ -80,7 +89,7 @@ def rmsprop(
     def init(params: optax.Params) -> RmspropState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return RmspropState(
-            step=jnp.zeros([], jnp.int32),
+            step=jnp.zeros([], jnp.int32) if bias_correction else first_step(learning_rate),
             s=jax.tree.map(lambda p: jnp.full_like(p, initial_scale), params),
             m=zeros if centered else None,
             v=zeros if momentum is not None else None,
@@ -90,8 +99,8 @@ def rmsprop(
         grads: optax.Updates, state: RmspropState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, RmspropState]:
         alpha = at_step(learning_rate, state.step)
-        t = optax.safe_increment(state.step)
-        bias = 1 - decay**t
+        t = next_step(state.step)
+        bias: Any = 1 - decay**t if bias_correction else None
 
         s = jax.tree.map(lambda s, g: (1 - decay) * abs_sq(g) + decay * s, state.s, grads)
         s_hat = jax.tree.map(lambda s: s / bias.astype(s.dtype), s) if bias_correction else s

@@ -3,10 +3,9 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, first_step, next_step, times
 from fnnet.optim.momentum import momentum as with_momentum
 from fnnet.optim.nesterov import nesterov as with_nesterov
 
@@ -14,7 +13,7 @@ from fnnet.optim.nesterov import nesterov as with_nesterov
 class SgdState(NamedTuple):
     """What gradient descent remembers."""
 
-    step: jax.Array  # int32[], updates taken
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
 
 
 def sgd(
@@ -53,13 +52,13 @@ def sgd(
     check_rate("sgd", learning_rate)
 
     def init(params: optax.Params) -> SgdState:
-        return SgdState(step=jnp.zeros([], jnp.int32))
+        return SgdState(step=first_step(learning_rate))
 
     def update(
         grads: optax.Updates, state: SgdState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, SgdState]:
         alpha = at_step(learning_rate, state.step)
         updates = jax.tree.map(lambda g: times(-alpha, g), grads)
-        return updates, SgdState(optax.safe_increment(state.step))
+        return updates, SgdState(next_step(state.step))
 
     return optax.GradientTransformationExtraArgs(init, update)

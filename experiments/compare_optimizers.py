@@ -163,7 +163,7 @@ def compare(config: Config, name: str, net: fn.Layer, data: fn.data.Dataset, pro
 
 def table(rows: list[Row], config: Config) -> Table:
     title = f"{config.model} on {config.data}, {config.seeds} seeds, {config.steps} steps"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = Table(title=title, box=box.SIMPLE, padding=0, pad_edge=False)
     shown.add_column("optimizer", no_wrap=True)
     for column in (
         "best\nrate",

@@ -13,7 +13,7 @@ run: $(READY)
 	$(VENV)/bin/python -m experiments.compare_optimizers $(ARGS)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS) $(ARGS)
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

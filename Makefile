@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/.ready
 WORKERS ?= auto
+# Tests whose outcome depends on LLVM's optimizations, which the suite leaves out to save time (conftest.py).
+OPTIMIZED = tests/test_jaxlib.py tests/optim/test_optimizer_parity.py
 
 .PHONY: run test lint clean
 
@@ -14,6 +16,9 @@ run: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
+ifeq ($(ARGS),)
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)/bin/python -m pytest -q -n $(WORKERS) $(OPTIMIZED)
+endif
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,5 +1,6 @@
-"""The names that the docstrings' examples use."""
+"""The names that the docstrings' examples use, and how programs are compiled in tests."""
 
+import os
 from typing import Any
 
 import jax
@@ -7,6 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 import fnnet as fn
+
+# LLVM's optimizations take half of the suite's time, which is nearly all compilation. XLA's own stay, and what depends
+# on LLVM's is run once more with them by `make test`. XLA_FLAGS=--xla_backend_optimization_level=3 has the last word.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 
 @pytest.fixture(autouse=True)

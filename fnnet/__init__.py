@@ -19,55 +19,139 @@ from fnnet.activations import (
     softsign,
     tanh,
 )
-from fnnet.combine import parallel, residual, serial
+from fnnet.combine import on_x, parallel, residual, serial
 from fnnet.layer import Layer, as_layer
-from fnnet.layers.conv import conv
+from fnnet.layers.alignment import additive_attention, multiplicative_attention
+from fnnet.layers.attention import dot_product_attention, multi_head_attention
+from fnnet.layers.batch_norm import batch_norm
+from fnnet.layers.conv import conv, conv_transpose, depthwise_conv, separable_conv
 from fnnet.layers.dense import dense, flatten
-from fnnet.layers.dropout import dropout
-from fnnet.layers.embed import embed
-from fnnet.layers.norm import batch_norm, layer_norm
-from fnnet.layers.pool import avg_pool, max_pool
+from fnnet.layers.dropout import (
+    drop_connect,
+    dropout,
+    gaussian_dropout,
+    gaussian_noise,
+    spatial_dropout,
+    stochastic_depth,
+)
+from fnnet.layers.embed import embed, tied_embed
+from fnnet.layers.gru import gru, gru_cell
+from fnnet.layers.highway import highway
+from fnnet.layers.lstm import lstm, lstm_cell
+from fnnet.layers.maxout import maxout
+from fnnet.layers.mixture import mixture_of_experts
+from fnnet.layers.norm import group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
+from fnnet.layers.pool import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+)
+from fnnet.layers.position import learned_position, rotary, sinusoidal_position
+from fnnet.layers.radial_basis import radial_basis
+from fnnet.layers.recurrent import Cell, bidirectional, recurrent, stack_cells, unroll
+from fnnet.layers.reparameterize import spectral_norm, weight_norm
+from fnnet.layers.resize import depth_to_space, pad, space_to_depth, upsample
+from fnnet.layers.simple_rnn import simple_rnn, simple_rnn_cell
+from fnnet.layers.transformer import transformer_decoder_block, transformer_encoder_block
+from fnnet.summary import summary
+from fnnet.wrap import cast, freeze, remat, repeat
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cell",
     "Layer",
     "activations",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "additive_attention",
     "as_layer",
     "avg_pool",
     "batch_norm",
+    "bidirectional",
     "bipolar_sigmoid",
+    "cast",
     "check",
     "conv",
+    "conv_transpose",
     "data",
     "dense",
+    "depth_to_space",
+    "depthwise_conv",
+    "dot_product_attention",
+    "drop_connect",
     "dropout",
     "elu",
     "embed",
     "flatten",
+    "freeze",
+    "gaussian_dropout",
+    "gaussian_noise",
     "gelu",
+    "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
+    "gru",
+    "gru_cell",
     "hardlim",
     "hardlims",
+    "highway",
     "identity",
     "initializers",
+    "instance_norm",
     "layer",
     "layer_norm",
     "leaky_relu",
+    "learned_position",
+    "local_response_norm",
     "log_softmax",
     "losses",
+    "lstm",
+    "lstm_cell",
     "max_pool",
+    "maxout",
     "metrics",
+    "mixture_of_experts",
+    "multi_head_attention",
+    "multiplicative_attention",
+    "on_x",
     "optim",
+    "pad",
     "parallel",
+    "radial_basis",
+    "recurrent",
     "relu",
+    "remat",
+    "repeat",
     "residual",
+    "rms_norm",
+    "rotary",
     "selu",
+    "separable_conv",
     "serial",
     "sigmoid",
     "silu",
+    "simple_rnn",
+    "simple_rnn_cell",
+    "sinusoidal_position",
     "softmax",
     "softplus",
     "softsign",
+    "space_to_depth",
+    "spatial_dropout",
+    "spectral_norm",
+    "stack_cells",
+    "stochastic_depth",
+    "summary",
     "tanh",
+    "tied_embed",
     "train",
+    "transformer_decoder_block",
+    "transformer_encoder_block",
+    "unroll",
+    "upsample",
+    "weight_norm",
 ]

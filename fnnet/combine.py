@@ -2,7 +2,9 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
@@ -49,8 +51,8 @@ def serial(*layers: Child, **named: Child) -> Layer:
         state: State = {}
         for name, child in children.items():
             with check.at(f"serial[{name!r}]", x):
-                p, s = child.init(_fold_in(key, name), x)
-                x = _output(child, p, s, x)
+                p, s = child.init(fold_in(key, name), x)
+                x = output(child, p, s, x)
             params |= {name: p} if p else {}
             state |= {name: s} if s else {}
         return params, state
@@ -99,8 +101,8 @@ def parallel(*branches: Child, merge: Literal["sum", "concatenate"] = "sum") -> 
         outputs = []
         for name, child in children.items():
             with check.at(f"parallel[{name!r}]", x):
-                p, s = child.init(_fold_in(key, name), x)
-                outputs.append(_output(child, p, s, x))
+                p, s = child.init(fold_in(key, name), x)
+                outputs.append(output(child, p, s, x))
             params |= {name: p} if p else {}
             state |= {name: s} if s else {}
         _fit_together(outputs)
@@ -122,6 +124,10 @@ def parallel(*branches: Child, merge: Literal["sum", "concatenate"] = "sum") -> 
         return y, new_state
 
     def _fit_together(outputs: Sequence[Any]) -> None:
+        if not all(hasattr(y, "shape") for y in outputs):
+            raise TypeError(
+                f"parallel: the branches gave {check.describe(outputs)}, wanted one array from each"
+            )
         shared = slice(None) if merge == "sum" else slice(-1)
         if len({y.shape[shared] for y in outputs}) > 1:
             got = ", ".join(f"{name}: {check.describe(y)}" for name, y in zip(children, outputs, strict=True))
@@ -154,6 +160,11 @@ def residual(*layers: Child) -> Layer:
     f = serial(*layers)
 
     def same_shape(x: Any, y: Any) -> None:
+        if isinstance(x, Mapping):
+            raise TypeError(
+                f"residual: input is {check.describe(x)}, wanted one array; on_x(layer) takes it out of a dict, "
+                "and the blocks of a transformer have shortcuts of their own"
+            )
         if x.shape != y.shape:
             raise ValueError(
                 f"residual: x is {check.describe(x)} and f(x) is {check.describe(y)}, wanted one shape; "
@@ -162,7 +173,7 @@ def residual(*layers: Child) -> Layer:
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         params, state = f.init(key, x)
-        same_shape(x, _output(f, params, state, x))
+        same_shape(x, output(f, params, state, x))
         return params, state
 
     def apply(
@@ -173,6 +184,45 @@ def residual(*layers: Child) -> Layer:
         return x + y, state
 
     return Layer(init, apply, "residual")
+
+
+def on_x(*layers: Child) -> Layer:
+    """Layers in series for the sequence in a dict; what else is in the dict is handed on.
+
+        {"x": x, "mask": mask, ...} -> {"x": f(x), "mask": mask, ...}
+
+    So layers of one array stand between those that read a mask, lengths or a memory. A bare array gives a bare array.
+
+    Args:
+        *layers: as in `serial`, whose params it has.
+
+    Raises:
+        ValueError: the dict has no entry "x".
+
+    Example:
+        >>> net = fn.serial(fn.gru(4), fn.on_x(fn.layer_norm(), fn.dropout(0.1)), fn.gru(2, outputs="last"))
+        >>> x = {"x": jnp.ones((2, 5, 3)), "lengths": jnp.array([5, 2])}
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> net(params, x).shape
+        (2, 2)
+    """
+    f = serial(*layers)
+
+    def entry(x: Any) -> Any:
+        if isinstance(x, Mapping) and "x" not in x:
+            raise ValueError(f"on_x: input is {check.describe(x)}, wanted a dict with an entry 'x'")
+        return x["x"] if isinstance(x, Mapping) else x
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        return f.init(key, entry(x))
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        y, state = f.apply(params, state, entry(x), key=key, train=train)
+        return ({**x, "x": y} if isinstance(x, Mapping) else y), state
+
+    return Layer(init, apply, "on_x")
 
 
 def _name(layers: Sequence[Child], named: Mapping[str, Child]) -> dict[str, Layer]:
@@ -189,21 +239,45 @@ def _name(layers: Sequence[Child], named: Mapping[str, Child]) -> dict[str, Laye
     return children | {name: as_layer(layer) for name, layer in named.items()}
 
 
-def _fold_in(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
+def fold_in(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
     """A child's key: by its name, not its place, so that a layer in between leaves the others' draws alone."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-
-def _output(child: Layer, params: Params, state: State, x: Any) -> Any:
-    """Shape and dtype of a child's output, without computing it."""
-    return jax.eval_shape(partial(child.apply, train=False), params, state, x)[0]
 
 
 def _apply(
     name: str, child: Layer, params: Params, state: State, x: Any, key: chex.PRNGKey | None, train: bool
 ) -> tuple[Any, State]:
-    key = None if key is None else _fold_in(key, name)
-    return child.apply(params.get(name, {}), state.get(name, {}), x, key=key, train=train)
+    key = None if key is None else fold_in(key, name)
+    return apply_child(name, child, params.get(name, {}), state.get(name, {}), x, key, train)
+
+
+def output(child: Layer, params: Params, state: State, x: Any) -> Any:
+    """Shape and dtype of a child's output, without computing it."""
+    return jax.eval_shape(partial(child.apply, train=False), params, state, x)[0]
+
+
+def apply_child(
+    name: str, child: Layer, params: Params, state: State, x: Any, key: chex.PRNGKey | None, train: bool
+) -> tuple[Any, State]:
+    """What every combinator calls its children by: `with watching(see)` sees them."""
+    watcher = _watcher.get()
+    if watcher is None:
+        return child.apply(params, state, x, key=key, train=train)
+    return watcher(name, child, params, state, x, key, train)
+
+
+# Whom `apply_child` tells: `summary` alone sets it, for as long as it traces.
+_watcher: ContextVar[Callable[..., tuple[Any, State]] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watching(see: Callable[..., tuple[Any, State]]) -> Iterator[None]:
+    """Within the block, `see(name, child, params, state, x, key, train)` stands for a child's apply."""
+    token = _watcher.set(see)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 def _known(kind: str, children: Mapping[str, Layer], params: Params, state: State) -> None:

@@ -65,7 +65,8 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
     if isinstance(f, Layer):
         return f
     if not callable(f):
-        raise TypeError(f"a layer is a fnnet.Layer or a function of an array, got {f!r}")
+        hint = f"; write recurrent({f.name}_cell(...))" if hasattr(f, "initial_carry") else ""
+        raise TypeError(f"a layer is a fnnet.Layer or a function of an array, got {f!r}{hint}")
 
     # A partial has no name of its own, and a lambda's is no identifier.
     named = getattr(f, "func", f)

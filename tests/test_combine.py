@@ -385,3 +385,27 @@ def test_the_gradient_of_a_network_by_differences():
     _, slope = jax.jvp(loss, (params,), (direction,))
     up, down = (loss(jax.tree.map(lambda p, d, h=h: p + h * d, params, direction)) for h in (1e-5, -1e-5))
     np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=1e-7)
+
+
+class TestOnX:
+    def test_the_sequence_is_mapped_and_the_rest_handed_on(self):
+        net, f = fn.on_x(fn.dense(3), fn.tanh), fn.serial(fn.dense(3), fn.tanh)
+        x = {"x": X, "lengths": np.arange(5)}
+        params, state = init(net, x)
+        equal((params, state), init(f))
+        y = net(params, x)
+        close(y["x"], f(params, X))
+        equal(y["lengths"], x["lengths"])
+        close(net(params, X), f(params, X))
+
+    def test_errors(self):
+        with pytest.raises(
+            ValueError, match=r"on_x: input is \{y: float32\[5,4\]\}, wanted a dict with an entry 'x'"
+        ):
+            fn.on_x(fn.tanh)({}, {"y": X})
+        with pytest.raises(
+            TypeError, match=r"residual: input is \{x: .*, wanted one array; on_x\(layer\) takes it"
+        ):
+            fn.residual(lambda s: s)({}, {"x": X})
+        with pytest.raises(TypeError, match=r"parallel: the branches gave .*, wanted one array from each"):
+            fn.parallel(lambda s: {"x": s}, fn.tanh)({}, X)

@@ -14,7 +14,7 @@ Padding = str | Sequence[tuple[int, int]]
 LAYOUT = "(batch, 1 to 3 spatial axes, channels)"
 
 
-def check_arguments(layer: str, padding: Padding, **sizes: PerAxis) -> None:
+def check_arguments(layer: str, padding: Padding, *, negative: bool = False, **sizes: PerAxis) -> None:
     """Raises, when the layer is made, for what is wrong whatever the input."""
     for name, value in sizes.items():
         for n in value if isinstance(value, Sequence) else (value,):
@@ -26,12 +26,12 @@ def check_arguments(layer: str, padding: Padding, **sizes: PerAxis) -> None:
         if not all(
             isinstance(pair, Sequence)
             and len(pair) == 2
-            and all(isinstance(n, Integral) and n >= 0 for n in pair)
+            and all(isinstance(n, Integral) and (negative or n >= 0) for n in pair)
             for pair in pairs
         ):
             raise ValueError(
                 f"{layer}: padding={padding!r}, wanted 'SAME', 'VALID' or ((low, high), ...): a pair of ints "
-                "for each axis, not negative"
+                "for each axis" + ("" if negative else ", not negative")
             )
 
 

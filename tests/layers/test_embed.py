@@ -1,4 +1,4 @@
-"""Embedding beside the product of one-hot vectors with the table."""
+"""Embedding, and the table that is tied to the output, beside products of one-hot vectors with the table."""
 
 from functools import partial
 
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import agrees
 
 import fnnet as fn
 
+KEY = jax.random.key(0)
 INTEGERS = [jnp.int8, jnp.uint8, jnp.int16, jnp.uint16, jnp.int32, jnp.uint32]
 
 
@@ -132,3 +134,70 @@ def test_errors():
         fn.embed(3, 2.0)
     with pytest.raises(ValueError, match=r"embed: params has no entries, wanted \['w'\]"):
         layer({}, jnp.array([1]))
+
+
+def test_the_gradient_of_indices_out_of_range_stays_out_of_the_table():
+    layer, w = fn.embed(3, 2), table(3, 2)
+    x = jnp.array([-1, 0, 3, 2**31 - 1])
+    gradient = jax.jit(jax.grad(lambda w, x: jnp.nansum(layer({"w": w}, x))))(w, x)
+    np.testing.assert_array_equal(gradient, [[1, 1], [0, 0], [0, 0]])
+
+
+class TestTied:
+    @pytest.mark.parametrize("shape", [(2, 3), (4,), (0, 2)])
+    def test_by_the_equation(self, shape):
+        rng = np.random.default_rng(0)
+        params = {
+            "embed": {"w": rng.normal(size=(5, 3))},
+            "body": {"w": rng.normal(size=(3, 3)), "b": rng.normal(size=3)},
+        }
+
+        def reference(params, x):
+            one_hot, w = np.eye(5)[x], params["embed"]["w"]
+            return (one_hot @ w @ params["body"]["w"] + params["body"]["b"]) @ w.T
+
+        agrees(fn.tied_embed(5, 3, fn.dense(3)), reference, params, rng.integers(0, 5, shape))
+
+    def test_params_state_and_keys(self):
+        net = fn.tied_embed(2000, 8, fn.serial(fn.batch_norm(), fn.dropout(0.5)))
+        params, state = jax.jit(lambda key: net.init(key, jax.ShapeDtypeStruct((4, 6), jnp.uint8)))(KEY)
+        assert fn.check.describe(state) == "{body: {batch_norm_0: {mean: float32[8], var: float32[8]}}}"
+        np.testing.assert_allclose(np.std(params["embed"]["w"]), 0.02, rtol=0.05)
+        x = jnp.arange(24).reshape(4, 6)
+        y, after = jax.jit(partial(net.apply, train=True))(params, state, x, key=KEY)
+        assert y.shape == (4, 6, 2000)
+        assert np.any(after["body"]["batch_norm_0"]["mean"] != 0)
+        alone, _ = fn.tied_embed(4, 2, fn.relu, w_init=fn.initializers.ones).init(KEY, x)
+        assert jax.tree.map(jnp.shape, alone) == {"embed": {"w": (4, 2)}}
+        pooled = fn.tied_embed(4, 2, lambda x: x.mean(1))
+        assert pooled(alone, x % 4).shape == (4, 4)
+
+    def test_indices_out_of_range(self):
+        net, params = fn.tied_embed(3, 2, fn.tanh), {"embed": {"w": table(3, 2)}}
+        x = jnp.array([[0, 3]])
+        with pytest.raises(ValueError, match="embed: indices from 0 to 3") as caught:
+            net(params, x)
+        assert caught.value.__notes__ == ["in tied_embed['embed'], input int32[1,2]"]
+        y = jax.jit(net)(params, x)
+        np.testing.assert_array_equal(np.isnan(y), [[[False] * 3, [True] * 3]])
+
+    def test_errors(self):
+        x = jnp.zeros((1, 2), int)
+        wanted = r"tied_embed: body gives float32\[1,2,4\], wanted 3 features on the last axis"
+        with pytest.raises(ValueError, match=wanted) as caught:
+            fn.tied_embed(5, 3, fn.dense(4)).init(KEY, x)
+        assert caught.value.__notes__ == ["in tied_embed['body'], input float32[1,2,3]"]
+        params, _ = fn.tied_embed(5, 3, fn.dense(3)).init(KEY, x)
+        with pytest.raises(ValueError, match=wanted):
+            fn.tied_embed(5, 3, lambda x: jnp.ones((1, 2, 4)))({"embed": params["embed"]}, x)
+        with pytest.raises(
+            ValueError, match=r"tied_embed: params has \['body'\], wanted \['body', 'embed'\]"
+        ):
+            fn.tied_embed(5, 3, fn.dense(3))({"body": params["body"]}, x)
+        with pytest.raises(ValueError, match="dense: params has no entries") as caught:
+            fn.tied_embed(5, 3, fn.dense(3))({"embed": params["embed"]}, x)
+        assert caught.value.__notes__ == ["in tied_embed['body'], input float32[1,2,3]"]
+        with pytest.raises(TypeError, match="wanted integer indices"):
+            fn.tied_embed(5, 3, fn.relu).init(KEY, jnp.ones(2))
+        with pytest.raises(ValueError, match="embed: features=0"):
+            fn.tied_embed(5, 0, fn.relu)

@@ -1,0 +1,221 @@
+"""Positions in a sequence: learned and sinusoidal vectors, which are added, and rotations of pairs."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnnet import check, initializers
+from fnnet.initializers import Initializer
+from fnnet.layer import Layer, Params, State
+
+
+def learned_position(
+    length: int, *, w_init: Initializer = initializers.normal(0.02), cache: bool = False
+) -> Layer:
+    """Learned positions: row t of a table is added to time step t, as in GPT-2 and BERT.
+
+        y_t = x_t + w_t
+
+    Shapes: x and y (batch, time, features), w (length, features), time <= length.
+
+    Args:
+        length: the longest sequence, in time steps.
+        w_init: initializer of w; N(0, 0.02^2), GPT-2's.
+        cache: count on from call to call, for decoding token by token: the state is
+            {"position": int32[]}, the time steps so far, and an evaluation starts there. Training starts at 0
+            and leaves the state. Params are the same with and without.
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: the sequence is longer than length, or has not the features of w. Where the position is
+            known under jit only, nothing can be raised: the output is NaN.
+
+    Source: Gehring et al. 2017, arXiv:1705.03122, section 3.1; Vaswani et al. 2017, arXiv:1706.03762.
+
+    Example:
+        >>> layer = fn.learned_position(8, w_init=fn.initializers.ones)
+        >>> params, state = layer.init(jax.random.key(0), jnp.zeros((1, 3, 2)))
+        >>> jax.tree.map(jnp.shape, params), state
+        ({'w': (8, 2)}, {})
+        >>> layer(params, jnp.zeros((1, 2, 2)))
+        Array([[[1., 1.],
+                [1., 1.]]], dtype=float32)
+    """
+    check.is_positive("learned_position", "length", length)
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        _is_sequence("learned_position", x)
+        fits("learned_position", 0, x.shape[1], length)
+        return {"w": w_init(key, (length, x.shape[-1]), jnp.result_type(x))}, _start(cache)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        _is_sequence("learned_position", x)
+        check.has_keys("learned_position", "params", params, ("w",))
+        start, after = _count("learned_position", cache, train, state, x)
+        w, x = jnp.asarray(params["w"]), jnp.asarray(x)
+        if x.shape[-1] != w.shape[1]:
+            raise ValueError(
+                f"learned_position: input is {check.describe(x)} and w {check.describe(w)}, wanted "
+                f"{w.shape[1]} features, on the last axis"
+            )
+        there = fits("learned_position", start, x.shape[1], w.shape[0])
+        rows = lax.dynamic_slice_in_dim(w, start, x.shape[1]).astype(x.dtype)
+        return jnp.where(there, x + jnp.broadcast_to(rows[None], x.shape), jnp.nan), after
+
+    return Layer(init, apply, "learned_position")
+
+
+def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) -> Layer:
+    """Sinusoidal positions: waves of many lengths are added, a sequence of any length has them.
+
+        y_t,2i   = x_t,2i   + sin(t / base^(2i / features))
+        y_t,2i+1 = x_t,2i+1 + cos(t / base^(2i / features))
+
+    Shapes: x and y (batch, time, features). No params.
+
+    Args:
+        base: the longest wave is of 2 pi base time steps, the shortest of 2 pi.
+        cache: count on from call to call, as in `learned_position`.
+
+    The waves are computed in float32 at least; y has the dtype of x.
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: the input is not (batch, time, features); base is less than 1.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+
+    Example:
+        >>> fn.sinusoidal_position()({}, jnp.zeros((1, 2, 2))).round(1)
+        Array([[[0. , 1. ],
+                [0.8, 0.5]]], dtype=float32)
+    """
+    check.between("sinusoidal_position", "base", base, 1)
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        _is_sequence("sinusoidal_position", x)
+        return {}, _start(cache)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        _is_sequence("sinusoidal_position", x)
+        start, after = _count("sinusoidal_position", cache, train, state, x)
+        x = jnp.asarray(x)
+        time, features = x.shape[1:]
+        angle = _angles(start + jnp.arange(time), -(-features // 2), features, base, x.dtype)
+        waves = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(time, 2 * angle.shape[1])[
+            :, :features
+        ]
+        return (x + jnp.broadcast_to(waves[None], x.shape)).astype(x.dtype), after
+
+    return Layer(init, apply, "sinusoidal_position")
+
+
+def rotary(
+    x: jax.Array,
+    positions: jax.Array | None = None,
+    *,
+    base: chex.Numeric = 10000.0,
+    interleaved: bool = True,
+) -> jax.Array:
+    """Rotary positions: each pair of features turned by an angle that grows with the position.
+
+        y_2i   = x_2i cos(a_i) - x_2i+1 sin(a_i)
+        y_2i+1 = x_2i sin(a_i) + x_2i+1 cos(a_i),     a_i = position / base^(2i / d)
+
+    The product of a query and a key so turned depends on the difference of their positions only. A plain
+    function, which `multi_head_attention(..., rotary=True)` calls.
+
+    Shapes: x and y (batch, time, heads, d), d even.
+
+    Args:
+        x: queries or keys.
+        positions: of the time steps, (time,) or (batch, time); 0, 1, 2, ...
+        base: the slowest pair turns once in about 2 pi base time steps.
+        interleaved: the pairs are (2i, 2i + 1), as in the paper; False for (i, i + d/2), the halves that
+            Llama and GPT-NeoX turn. Weights trained with one are wrong for the other.
+
+    Angles are computed in float32 at least; y has the dtype of x.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: x is not (batch, time, heads, d), d is odd, the positions do not fit x, base is less than
+            1.
+
+    Source: Su et al. 2021, arXiv:2104.09864, section 3.2.2.
+
+    Example:
+        >>> x = jnp.tile(jnp.array([1.0, 0.0]), (1, 3, 1, 1))
+        >>> (100 * fn.rotary(x)).squeeze().round()
+        Array([[100.,   0.],
+               [ 54.,  84.],
+               [-42.,  91.]], dtype=float32)
+    """
+    check.between("rotary", "base", base, 1)
+    check.is_floating("rotary", x)
+    if len(x.shape) != 4:
+        raise ValueError(f"rotary: input is {check.describe(x)}, wanted (batch, time, heads, d)")
+    batch, time, _, d = x.shape
+    if d % 2:
+        raise ValueError(
+            f"rotary: input is {check.describe(x)}, wanted an even d, for features turn in pairs"
+        )
+    positions = jnp.arange(time) if positions is None else jnp.asarray(positions)
+    if positions.shape not in ((time,), (1, time), (batch, time)):
+        raise ValueError(
+            f"rotary: positions are {check.describe(positions)} for x {check.describe(x)}, wanted "
+            f"(time,) or (batch, time), here {(time,)} or {(batch, time)}"
+        )
+    x = jnp.asarray(x)
+    angle = _angles(positions, d // 2, d, base, x.dtype)
+    angle = angle.reshape(angle.shape[0] if angle.ndim == 3 else 1, time, 1, d // 2)
+    cos, sin = (jnp.broadcast_to(f(angle), (*x.shape[:3], d // 2)) for f in (jnp.cos, jnp.sin))
+    # On the last axis the pair is (2, d/2) or (d/2, 2).
+    axis = -1 if interleaved else -2
+    pairs = x.astype(angle.dtype).reshape(*x.shape[:3], *((d // 2, 2) if interleaved else (2, d // 2)))
+    a, b = lax.index_in_dim(pairs, 0, axis, False), lax.index_in_dim(pairs, 1, axis, False)
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis).reshape(x.shape).astype(x.dtype)
+
+
+def fits(layer: str, position: Any, time: int, length: int) -> Any:
+    """Whether `time` more steps fit in `length`. Raises ValueError where it is known that they do not."""
+    known = not isinstance(position, jax.core.Tracer)
+    if time > length or (known and int(position) + time > length):
+        at = f" at position {int(position)}" if known else ""
+        raise ValueError(f"{layer}: {time} time steps{at}, wanted at most {length} in all; make it longer")
+    return position + time <= length
+
+
+def _start(cache: bool) -> State:
+    return {"position": jnp.zeros((), jnp.int32)} if cache else {}
+
+
+def _count(layer: str, cache: bool, train: bool, state: State, x: Any) -> tuple[Any, State]:
+    """The position of the first time step of x, and the state after the last."""
+    if not cache:
+        return 0, {}
+    check.has_keys(layer, "state", state, ("position",))
+    if train:
+        return 0, state
+    return state["position"], {"position": state["position"] + x.shape[1]}
+
+
+def _is_sequence(layer: str, x: Any) -> None:
+    check.is_floating(layer, x)
+    if len(x.shape) != 3:
+        raise ValueError(f"{layer}: input is {check.describe(x)}, wanted (batch, time, features)")
+
+
+def _angles(positions: jax.Array, pairs: int, features: int, base: chex.Numeric, dtype: Any) -> jax.Array:
+    """position / base^(2i / features), (..., time, pairs), in float32 at least."""
+    wide = jnp.promote_types(dtype, jnp.float32)
+    frequency = jnp.asarray(base, wide) ** (jnp.arange(pairs, dtype=wide) * (-2 / features))
+    return jnp.multiply(
+        *jnp.broadcast_arrays(positions.astype(wide)[..., None], frequency[*[None] * positions.ndim])
+    )

@@ -1,7 +1,7 @@
-"""Time of two functions, side by side: compiled, warmed up, interleaved, because a machine's speed drifts."""
+"""Time of functions, side by side: compiled, warmed up, interleaved, because a machine's speed drifts."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +60,39 @@ def interleaved(
         if i >= 0:
             measured.append((pair[0], pair[1]))
     times = np.array(measured)
-    low, ratio, high = np.percentile(times[:, 0] / times[:, 1], [25, 50, 75])
-    ours_median, baseline_median = np.median(times, axis=0).tolist()
-    return Compared(ours_median, baseline_median, float(ratio), float(low), float(high))
+    return compare(times[:, 0], times[:, 1])
+
+
+def in_turn(
+    sides: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 3, calls: int = 1
+) -> dict[str, np.ndarray]:
+    """Seconds of a call of every side in every round, the order of the sides rotating.
+
+    Each side is called once untimed when its turn comes, as in a loop of its own: the threads of the side before it
+    have gone to sleep by then, and its data is in the cache.
+
+    Args:
+        sides: functions without arguments, by name, that wait for what they compute.
+        rounds: rounds that are measured.
+        warm_up: rounds before them that are not.
+        calls: timed calls a turn, for what is too short for the clock.
+    """
+    names = list(sides)
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(-warm_up, rounds):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            run = sides[name]
+            run()
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            if i >= 0:
+                measured[name].append((time.perf_counter() - start) / calls)
+    return {name: np.array(seconds) for name, seconds in measured.items()}
+
+
+def compare(ours: np.ndarray, baseline: np.ndarray) -> Compared:
+    """The times of two sides, round by round, in five numbers."""
+    low, ratio, high = np.percentile(ours / baseline, [25, 50, 75])
+    return Compared(float(np.median(ours)), float(np.median(baseline)), float(ratio), float(low), float(high))

@@ -1,0 +1,228 @@
+"""What the benchmarks of layers and of training share: all sides of a workload in one process, in turn."""
+
+import importlib.metadata
+import importlib.util
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.workloads import Pass
+from experiments.command_line import fail
+from experiments.comparison.results import environment
+from experiments.timing import compare, in_turn
+
+PEERS = ("torch", "flax", "equinox")
+COMPILED = "torch.compile"
+OURS = "fnnet"
+# Outcomes of two sides differ by less, of their largest number, unless they compute different things.
+AGREE = 1e-3
+# Other programs may take so much of the cores. PyTorch's threads spin while they wait for each other: with
+# other programs on two cores, a step of the MLP took 234 ms with two threads and 7 ms with one.
+OTHERS = 0.05
+
+Run = Callable[[], Any]
+# By side, its name first; each makes a fresh function that runs once and waits.
+Sides = Mapping[str, Callable[[], Run]]
+
+
+def setup(
+    command: str, peers: Sequence[str], rounds: int, torch_threads: int | None = None
+) -> tuple[list[str], dict[str, Any]]:
+    """The peers that are installed, and what the numbers were seen on; or fails for a bad argument."""
+    if unknown := [peer for peer in peers if peer not in PEERS]:
+        fail(command, f"--peers {unknown[0]} is unknown, wanted some of {', '.join(PEERS)}")
+    if rounds < 1:
+        fail(command, f"--rounds {rounds} is too small, wanted at least 1")
+    if torch_threads is not None and torch_threads < 1:
+        fail(command, f"--torch-threads {torch_threads} is too small, wanted at least 1")
+    if jax.default_backend() != "cpu":
+        fail(
+            command,
+            f"JAX has {jax.default_backend()}, and the peers are measured on a CPU: set JAX_PLATFORMS=cpu",
+        )
+    here = [peer for peer in peers if importlib.util.find_spec(peer) is not None]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    where = environment() | {"processor": _processor(), "cores": cores}
+    where["versions"] |= {peer: importlib.metadata.version(peer) for peer in here}
+    where["not_installed"] = [peer for peer in peers if peer not in here]
+    if "torch" in here:
+        import torch
+
+        torch.set_num_threads(torch_threads or cores)
+        where["torch_threads"] = torch.get_num_threads()
+    return here, where
+
+
+def sides_of(workload: Any, peers: Sequence[str], torch_compile: bool, sizes: Any = None) -> Sides:
+    """fnnet and the peers, of a module of `workloads`."""
+    sizes = workload.SIZES if sizes is None else sizes
+    sides: dict[str, Callable[[], Run]] = {OURS: partial(workload.fnnet, sizes)}
+    for peer in peers:
+        sides[peer] = partial(getattr(workload, peer), sizes)
+    if "torch" in peers and torch_compile:
+        sides[COMPILED] = partial(workload.torch, sizes, compiled=True)
+    return sides
+
+
+def measure(
+    name: str, sides: Sides, bars: Mapping[str, float], *, rounds: int, steps: int = 1
+) -> Iterator[dict[str, Any]]:
+    """A row for each side: milliseconds, the ratio of ours, which is the first, to it, and its bar.
+
+    Args:
+        name: the workload.
+        sides: by name, ours first.
+        bars: the largest ratio that the project allows itself, by side.
+        rounds: rounds that are measured.
+        steps: steps in one run, by which its time is divided.
+    """
+    runs, first, outcomes = {}, {}, {}
+    for side, make in sides.items():
+        runs[side], first[side], outcomes[side] = _first_runs(side, make)
+    before = _seconds()
+    times = in_turn(runs, rounds=rounds)
+    wall, busy, own = (b - a for a, b in zip(before, _seconds(), strict=True))
+    others = max(0.0, (busy - own) / wall / (os.cpu_count() or 1))
+    ours = next(iter(sides))
+    for side in sides:
+        row: dict[str, Any] = {
+            "workload": name,
+            "side": side,
+            "ms": 1e3 * float(np.median(times[side])) / steps,
+            "first_run_s": first[side],
+            "others": others,
+        }
+        if side != ours:
+            ratio = compare(times[ours], times[side])
+            bar = bars.get(side)
+            row |= {
+                "ratio": ratio.ratio,
+                "low": ratio.low,
+                "high": ratio.high,
+                "bar": bar,
+                "met": None if bar is None else ratio.ratio <= bar,
+                "difference": difference(outcomes[ours], outcomes[side]),
+            }
+        yield row
+
+
+def _first_runs(side: str, make: Callable[[], Run]) -> tuple[Run, float | None, list[np.ndarray]]:
+    """The function, the seconds its first run takes with what it compiles, and the outcomes of three runs."""
+    # What JAX loads on first use would be put down to the side that comes first: its second time counts.
+    # PyTorch would remember: its first time counts, and its cache on disk is off.
+    for _ in range(1 if side in ("torch", COMPILED) else 2):
+        if side == COMPILED:
+            import torch
+
+            torch.compiler.reset()
+            torch.compiler.config.force_disable_caches = True
+            warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")  # as was just asked for
+        run = make()
+        start = time.perf_counter()
+        outcome = run()
+        seconds = time.perf_counter() - start
+    arrays = flat(outcome)
+    for _ in range(2):
+        arrays += flat(run())
+    return run, None if side == "torch" else seconds, arrays
+
+
+def flat(outcome: Any) -> list[np.ndarray]:
+    """What is compared of an outcome: a loss; or y, the gradient by x, and the norm of that by the params."""
+    if not isinstance(outcome, Pass):
+        return [np.array(outcome)]
+    squares = sum(float(np.sum(np.square(np.asarray(slope), dtype=np.float64))) for slope in outcome.slopes)
+    return [np.array(outcome.y), np.array(outcome.slope_x), np.sqrt(squares)]
+
+
+def difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """The largest difference of two arrays, as a part of the largest number in the second."""
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            raise ValueError(f"one side computes {a.shape}, the other {b.shape}")
+        scale = float(np.max(np.abs(b), initial=np.finfo(np.float32).tiny))
+        worst = max(worst, float(np.max(np.abs(a - b), initial=0.0)) / scale)  # NaN is lost by max ...
+        worst = worst if np.isfinite(a).all() and np.isfinite(b).all() else np.inf  # ... and counts as this
+    return worst
+
+
+def new_table(title: str) -> Table:
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("workload", no_wrap=True)
+    shown.add_column("side", no_wrap=True)
+    for column in ("ms", "ratio", "quartiles", "bar", "met", "off\nby", "1st\nrun"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    return shown
+
+
+def add_row(shown: Table, row: Mapping[str, Any]) -> None:
+    first_run = "-" if row["first_run_s"] is None else f"{row['first_run_s']:.1f}"
+    name = row["workload"] if "ratio" not in row else ""
+    compared = ["", "", "", "", ""]
+    if "ratio" in row:
+        bar = "-" if row["bar"] is None else f"{row['bar']:.2f}"
+        met = "-" if row["met"] is None else "yes" if row["met"] else "NO"
+        quartiles = f"{row['low']:.2f}-{row['high']:.2f}"
+        compared = [f"{row['ratio']:.2f}", quartiles, bar, met, f"{row['difference']:.0e}"]
+    shown.add_row(
+        name,
+        row["side"],
+        f"{row['ms']:.1f}" if row["ms"] >= 100 else f"{row['ms']:.2f}",
+        *compared,
+        first_run,
+    )
+
+
+def title(where: Mapping[str, Any], rounds: int) -> str:
+    """Versions and the machine, for the head of a table."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    threads = f", {where['torch_threads']} threads of torch" if "torch_threads" in where else ""
+    machine = f"{where['processor']}, {where['cores']} cores{threads}, {rounds} rounds"
+    missing = "".join(f"\n{peer}: not installed" for peer in where["not_installed"])
+    return f"{machine}\n{versions}{missing}"
+
+
+def finish(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Says what makes the times worthless; status 1 where two sides computed different things."""
+    others = max((row["others"] for row in rows), default=0.0)
+    if others > OTHERS:
+        console.print(
+            f"Other programs took up to {others:.0%} of the cores: measure again on a quiet machine."
+        )
+    wrong = [row for row in rows if row.get("difference", 0.0) > AGREE]
+    for row in wrong:
+        share = f"{row['difference']:.1e} of the largest number"
+        console.print(f"{row['workload']}: fnnet and {row['side']} differ by {share}")
+    if wrong:
+        raise SystemExit(1)
+
+
+def _seconds() -> tuple[float, float, float]:
+    """Of the clock; of all cores, busy, where the system tells it; of this process, busy."""
+    own = time.process_time()
+    try:
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split()[1:9])
+    except (OSError, ValueError):
+        return time.perf_counter(), own, own
+    busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), busy, own
+
+
+def _processor() -> str:
+    """The model of the processor, where the system tells it."""
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown processor"

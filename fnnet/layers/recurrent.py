@@ -28,6 +28,8 @@ class Cell(NamedTuple):
         step: `(params, carry, x) -> (carry, y)`. The carry is a tree of arrays (batch, ...) whose shapes and
             dtypes stay the same, y an array (batch, ...).
         name: the kind, for errors.
+        sequence: `(params, carry, x) -> (carry, y)` with x and y (time, batch, features): what a scan over step
+            gives, for a cell that knows a faster way to it. None is a scan.
 
     Example:
         A cell written by hand, the running sum of its inputs:
@@ -46,6 +48,7 @@ class Cell(NamedTuple):
     initial_carry: Callable[[Params, Any], Carry]
     step: Callable[[Params, Carry, Any], tuple[Carry, Any]]
     name: str
+    sequence: Callable[[Params, Carry, Any], tuple[Carry, Any]] | None = None
 
 
 def unroll(
@@ -108,6 +111,13 @@ def unroll(
     else:
         carry = jax.tree.map(jnp.asarray, carry)
         _check_carry(cell.name, carry, jax.eval_shape(cell.initial_carry, params, one))
+
+    if cell.sequence is not None and lengths is None and time > 0 and x.ndim == 3:
+        xs = jnp.swapaxes(x, 0, 1)
+        carry, y = cell.sequence(params, carry, jnp.flip(xs, 0) if reverse else xs)
+        if outputs == "last":
+            return carry, y[-1]
+        return carry, jnp.swapaxes(jnp.flip(y, 0) if reverse else y, 0, 1)
 
     def where(alive: jax.Array, new: Any, old: Any) -> Any:
         def choose(new: Any, old: Any) -> jax.Array:

@@ -24,7 +24,8 @@ from fnnet.layer import Layer, as_layer
 from fnnet.layers.alignment import additive_attention, multiplicative_attention
 from fnnet.layers.attention import dot_product_attention, multi_head_attention
 from fnnet.layers.batch_norm import batch_norm
-from fnnet.layers.conv import conv, conv_transpose, depthwise_conv, separable_conv
+from fnnet.layers.conv import conv, depthwise_conv, separable_conv
+from fnnet.layers.conv_transpose import conv_transpose
 from fnnet.layers.dense import dense, flatten
 from fnnet.layers.dropout import (
     drop_connect,

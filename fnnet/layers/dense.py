@@ -65,12 +65,16 @@ def dense(
                 f"dense: input is {check.describe(x)} and w {check.describe(w)}, wanted {w.shape[0]} input "
                 "features; an image needs flatten in front"
             )
-        x = jnp.asarray(x)
-        # On two axes: XLA's CPU backend is slow at the weight gradient of a product with more.
-        y = (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
+        y = product(jnp.asarray(x), w)
         return (y + jnp.broadcast_to(params["b"], y.shape) if use_bias else y), {}
 
     return Layer(init, apply, "dense")
+
+
+def product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """x w along the last axis of x."""
+    # On two axes: XLA's CPU backend is slow at the weight gradient of a product with more.
+    return (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def flatten(x: jax.Array) -> jax.Array:

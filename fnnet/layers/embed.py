@@ -1,6 +1,5 @@
 """Embedding: a vector for each index, such as a word's, and the same table on the way out."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from fnnet import check, initializers
 from fnnet.combine import apply_child
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layers.dense import product
 
 
 def embed(vocabulary: int, features: int, *, w_init: Initializer = initializers.normal(1.0)) -> Layer:
@@ -129,9 +129,7 @@ def tied_embed(
             )
             fits(h)
         w = jnp.asarray(params["embed"]["w"])
-        # On two axes, as in dense.
-        y = h.reshape(math.prod(h.shape[:-1]), features) @ w.T
-        return y.reshape(*h.shape[:-1], vocabulary), ({"body": state} if state else {})
+        return product(h, w.T), ({"body": state} if state else {})
 
     def fits(h: Any) -> None:
         if h.shape[-1:] != (features,):

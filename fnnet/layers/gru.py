@@ -6,7 +6,6 @@ from typing import Any, Literal
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
@@ -85,73 +84,19 @@ def gru_cell(
         from_x = x @ params["w_x"]
         from_x += jnp.broadcast_to(params["b"], from_x.shape)
         if reset == "after":
-            r, z, n, _ = _gates(from_x, params["w_h"], params["b_h"], h)
+            from_h = h @ params["w_h"]
+            # Both gates in one array: XLA's CPU backend does not vectorize the tanh of a slice.
+            r, z = jnp.split(sigmoid(from_x[..., :gates] + from_h[..., :gates]), 2, axis=-1)
+            n = jnp.tanh(
+                from_x[..., gates:] + r * (from_h[..., gates:] + jnp.broadcast_to(params["b_h"], h.shape))
+            )
         else:
             r, z = jnp.split(sigmoid(from_x[..., :gates] + h @ params["w_h"][:, :gates]), 2, axis=-1)
             n = jnp.tanh(from_x[..., gates:] + (r * h) @ params["w_h"][:, gates:])
         h = n + z * (h - n)
         return h, h
 
-    def sequence(params: Params, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        check_cell("gru", params, x, entries)
-        time, batch, inputs = x.shape
-        from_x = x.reshape(time * batch, inputs) @ params["w_x"]
-        from_x = (from_x + jnp.broadcast_to(params["b"], from_x.shape)).reshape(time, batch, 3 * features)
-        dtype = jnp.result_type(from_x, params["w_h"])
-        hs = _sequence(*(a.astype(dtype) for a in (from_x, params["w_h"], params["b_h"], h)))
-        return hs[-1], hs
-
-    return Cell(init, initial_carry, step, "gru", sequence if reset == "after" else None)
-
-
-def _gates(from_x: jax.Array, w_h: jax.Array, b_h: jax.Array, h: jax.Array) -> Any:
-    """r, z, n, and what r lets through to n."""
-    gates = 2 * h.shape[-1]
-    from_h = h @ w_h
-    # Both gates in one array: XLA's CPU backend does not vectorize the tanh of a slice.
-    r, z = jnp.split(sigmoid(from_x[..., :gates] + from_h[..., :gates]), 2, axis=-1)
-    through = from_h[..., gates:] + jnp.broadcast_to(b_h, h.shape)
-    return r, z, jnp.tanh(from_x[..., gates:] + r * through), through
-
-
-# As in lstm.py: the scan over `step` is the plain formula; here all that is linear in dw_h is one product.
-@jax.custom_jvp
-def _sequence(from_x: jax.Array, w_h: jax.Array, b_h: jax.Array, h: jax.Array) -> jax.Array:
-    def step(h: jax.Array, from_x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        _, z, n, _ = _gates(from_x, w_h, b_h, h)
-        h = n + z * (h - n)
-        return h, h
-
-    return lax.scan(step, h, from_x)[1]
-
-
-@_sequence.defjvp
-def _derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (from_x, w_h, b_h, h), (d_x, dw_h, db_h, dh) = primals, tangents
-    time, batch, _ = from_x.shape
-    features = h.shape[-1]
-
-    def step(h: jax.Array, from_x: jax.Array) -> Any:
-        r, z, n, through = _gates(from_x, w_h, b_h, h)
-        by_n = (1 - z) * (1 - n * n)
-        by_r, by_z = by_n * through * r * (1 - r), (h - n) * z * (1 - z)
-        h = n + z * (h - n)
-        # Of h by what the gates and n get from the h before; by what n gets from x; by the h before itself.
-        return h, (h, jnp.concatenate([by_r, by_z, by_n * r], axis=-1), by_n, z)
-
-    _, (hs, *slopes) = lax.scan(step, h, from_x)
-    before = jnp.concatenate([h[None], hs[:-1]]).reshape(time * batch, features)
-    d_h = (before @ dw_h).reshape(from_x.shape)
-
-    def tangent(dh: jax.Array, now: Any) -> tuple[jax.Array, jax.Array]:
-        d_h, d_x, by_h, by_n, kept = now
-        of_gates, of_n = d_x[:, : 2 * features], d_x[:, 2 * features :]
-        d_h += jnp.concatenate([of_gates, jnp.broadcast_to(db_h, of_n.shape)], axis=-1) + dh @ w_h
-        dh_r, dh_z, dh_n = jnp.split(by_h * d_h, 3, axis=-1)
-        dh = dh_r + dh_z + dh_n + by_n * of_n + kept * dh
-        return dh, dh
-
-    return hs, lax.scan(tangent, dh, (d_h, d_x, *slopes))[1]
+    return Cell(init, initial_carry, step, "gru")
 
 
 def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs: Outputs = "all") -> Layer:

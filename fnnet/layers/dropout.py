@@ -1,5 +1,6 @@
 """Noise while training: units, channels, weights or examples left out at random, or blurred."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -217,7 +218,9 @@ def _needed(layer: str, key: chex.PRNGKey | None) -> chex.PRNGKey:
 
 def _drop(key: chex.PRNGKey, rate: chex.Numeric, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """X with a share dropped and the rest scaled up; one draw for each element of the shape."""
-    kept = jax.random.bernoulli(key, 1 - jnp.asarray(rate, jnp.float32), shape)
+    # Drawn flat, as initializers are: the same numbers, and XLA compiles it faster.
+    flat = (math.prod(shape),)
+    kept = jax.random.bernoulli(key, 1 - jnp.asarray(rate, jnp.float32), flat).reshape(shape)
     return jnp.where(jnp.broadcast_to(kept, x.shape), x / jnp.asarray(1 - rate, x.dtype), 0)
 
 
@@ -256,7 +259,7 @@ def _noisy(name: str, blur: Callable[[jax.Array, jax.Array], jax.Array]) -> Laye
             return x, {}
         # In float32 at least, and rounded once: half precision draws few different numbers.
         x32 = x.astype(jnp.result_type(x, jnp.float32))
-        noise = jax.random.normal(_needed(name, key), x.shape, x32.dtype)
+        noise = jax.random.normal(_needed(name, key), (x.size,), x32.dtype).reshape(x.shape)
         return blur(x32, noise).astype(x.dtype), {}
 
     return Layer(init, apply, name)

@@ -1,4 +1,4 @@
-"""Combinators: layers made of layers, `serial`, `parallel` and `residual`."""
+"""Combinators: layers made of layers, `serial`, `parallel`, `residual` and `on_x`."""
 
 import zlib
 from collections import Counter

@@ -113,9 +113,10 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
     child = as_layer(layer)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        # Params as for float32 at least; state as for what the layer will see.
-        params, _ = child.init(key, _shapes(x, lambda d: jnp.promote_types(d, jnp.float32)))
-        _, state = child.init(key, _shapes(x, lambda d: jnp.dtype(dtype)))
+        # Params as for float32 at least; state, where there is any, as for what the layer will see.
+        params, state = child.init(key, _shapes(x, lambda d: jnp.promote_types(d, jnp.float32)))
+        if state:
+            _, state = child.init(key, _shapes(x, lambda d: jnp.dtype(dtype)))
         return params, state
 
     def apply(

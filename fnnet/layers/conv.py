@@ -67,19 +67,7 @@ def conv(
         raise ValueError(f"conv: {features} features in {groups} groups, wanted a multiple of the groups")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        axes = spatial_axes("conv", x)
-        channels = x.shape[-1]
-        if channels % groups:
-            raise ValueError(
-                f"conv: input is {check.describe(x)}, wanted channels that {groups} groups divide"
-            )
-        w_key, b_key = jax.random.split(key)
-        shape = (*per_axis("conv", "window", window, axes), channels // groups, features)
-        dtype = jnp.result_type(x)
-        params = {"w": w_init(w_key, shape, dtype)}
-        if use_bias:
-            params["b"] = b_init(b_key, (features,), dtype)
-        return params, {}
+        return init_kernel("conv", key, x, features, window, groups, w_init, b_init if use_bias else None), {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
@@ -87,11 +75,7 @@ def conv(
         axes = spatial_axes("conv", x)
         check.has_keys("conv", "params", params, ("w", "b") if use_bias else ("w",))
         w = params["w"]
-        if w.ndim != axes + 2 or x.shape[-1] != w.shape[-2] * groups:
-            raise ValueError(
-                f"conv: input is {check.describe(x)} and w {check.describe(w)}, wanted an input {LAYOUT} "
-                f"with {w.ndim - 2} spatial axes and {w.shape[-2] * groups} channels"
-            )
+        check_kernel("conv", x, w, groups)
         stride = per_axis("conv", "strides", strides, axes)
         dilate = per_axis("conv", "dilation", dilation, axes)
         pads = pad_widths("conv", x, w.shape[:-2], stride, padding, dilate)
@@ -100,6 +84,41 @@ def conv(
         return (y + jnp.broadcast_to(params["b"], y.shape) if use_bias else y), {}
 
     return Layer(init, apply, "conv")
+
+
+def init_kernel(
+    layer: str,
+    key: chex.PRNGKey,
+    x: Any,
+    features: int,
+    window: PerAxis,
+    groups: int,
+    w_init: Initializer,
+    b_init: Initializer | None,
+) -> Params:
+    """The params of a convolution: w (*window, in / groups, features), and b unless there is no b_init."""
+    axes = spatial_axes(layer, x)
+    channels = x.shape[-1]
+    if channels % groups:
+        raise ValueError(
+            f"{layer}: input is {check.describe(x)}, wanted channels that {groups} groups divide"
+        )
+    w_key, b_key = jax.random.split(key)
+    shape = (*per_axis(layer, "window", window, axes), channels // groups, features)
+    dtype = jnp.result_type(x)
+    params = {"w": w_init(w_key, shape, dtype)}
+    if b_init is not None:
+        params["b"] = b_init(b_key, (features,), dtype)
+    return params
+
+
+def check_kernel(layer: str, x: Any, w: Any, groups: int) -> None:
+    """Raises unless the input has the axes and the channels of the kernel w."""
+    if w.ndim != len(x.shape) or x.shape[-1] != w.shape[-2] * groups:
+        raise ValueError(
+            f"{layer}: input is {check.describe(x)} and w {check.describe(w)}, wanted an input {LAYOUT} "
+            f"with {w.ndim - 2} spatial axes and {w.shape[-2] * groups} channels"
+        )
 
 
 def depthwise_conv(

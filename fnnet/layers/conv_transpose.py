@@ -12,9 +12,10 @@ from jax import lax
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State
+from fnnet.layers.conv import check_kernel, init_kernel
 from fnnet.layers.convolve import convolve
 from fnnet.layers.dense import product
-from fnnet.layers.window import LAYOUT, Padding, PerAxis, check_arguments, per_axis, spatial_axes
+from fnnet.layers.window import Padding, PerAxis, check_arguments, per_axis, spatial_axes
 
 
 def conv_transpose(
@@ -86,19 +87,9 @@ def conv_transpose(
         )
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        axes = spatial_axes("conv_transpose", x)
-        channels = x.shape[-1]
-        if channels % groups:
-            raise ValueError(
-                f"conv_transpose: input is {check.describe(x)}, wanted channels that {groups} groups divide"
-            )
-        w_key, b_key = jax.random.split(key)
-        shape = (*per_axis("conv_transpose", "window", window, axes), channels // groups, features)
-        dtype = jnp.result_type(x)
-        params = {"w": w_init(w_key, shape, dtype)}
-        if use_bias:
-            params["b"] = b_init(b_key, (features,), dtype)
-        return params, {}
+        return init_kernel(
+            "conv_transpose", key, x, features, window, groups, w_init, b_init if use_bias else None
+        ), {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
@@ -106,11 +97,7 @@ def conv_transpose(
         axes = spatial_axes("conv_transpose", x)
         check.has_keys("conv_transpose", "params", params, ("w", "b") if use_bias else ("w",))
         w = params["w"]
-        if w.ndim != axes + 2 or x.shape[-1] != w.shape[-2] * groups:
-            raise ValueError(
-                f"conv_transpose: input is {check.describe(x)} and w {check.describe(w)}, wanted an input "
-                f"{LAYOUT} with {w.ndim - 2} spatial axes and {w.shape[-2] * groups} channels"
-            )
+        check_kernel("conv_transpose", x, w, groups)
         stride = per_axis("conv_transpose", "strides", strides, axes)
         dilate = per_axis("conv_transpose", "dilation", dilation, axes)
         cuts = _cuts(x, w.shape[:-2], stride, padding, dilate)

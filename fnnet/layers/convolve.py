@@ -12,6 +12,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from fnnet.layers.dense import product
+from fnnet.layers.window import shifts
 
 
 def convolve(
@@ -162,8 +163,4 @@ def _shifts(
     """For each element k of the window, what it sees: x[i * stride + k * dilation - low] for all i."""
     # The padding of a transpose may be negative.
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)))
-    space = [n - (size - 1) * d for n, size, d in zip(x.shape[1:-1], window, dilation, strict=True)]
-    for k in np.ndindex(*window):
-        start = [a * d for a, d in zip(k, dilation, strict=True)]
-        stop = [a + n for a, n in zip(start, space, strict=True)]
-        yield k, lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
+    return shifts(x, window, strides, dilation)

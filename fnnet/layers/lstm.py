@@ -1,6 +1,7 @@
 """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000)."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import chex
@@ -86,10 +87,7 @@ def lstm_cell(
         c, h = carry
         w = jnp.concatenate([params["w_x"], params["w_h"]])
         if not peepholes:
-            i, f, g, o = _gates(w, params["b"], h, x)
-            c = f * c + i * g
-            h = o * jnp.tanh(c)
-            return (c, h), h
+            return _step(w, params["b"], carry, x)
         p_i, p_f, p_o = (jnp.broadcast_to(p, c.shape) for p in params["p"])
         z_i, z_f, z_g, z_o = jnp.split(_affine(w, params["b"], h, x), 4, axis=-1)
         i, f = sigmoid(z_i + p_i * c), sigmoid(z_f + p_f * c)
@@ -121,19 +119,20 @@ def _gates(w: jax.Array, b: jax.Array, h: jax.Array, x: jax.Array) -> list[jax.A
     return jnp.split(scale * jnp.tanh(scale * z) + (1 - scale), 4, axis=-1)
 
 
+def _step(w: jax.Array, b: jax.Array, carry: tuple[jax.Array, jax.Array], x: jax.Array) -> Any:
+    c, h = carry
+    i, f, g, o = _gates(w, b, h, x)
+    c = f * c + i * g
+    h = o * jnp.tanh(c)
+    return (c, h), h
+
+
 # The scan over `step` is the plain formula, and the reference in the tests. Backprop through it adds up the
 # gradient of w step by step. Here the derivative is stated so that what is linear in dw is one product for all
 # steps, and so is its transpose, which backprop runs.
 @jax.custom_jvp
 def _sequence(x: jax.Array, w: jax.Array, b: jax.Array, c: jax.Array, h: jax.Array) -> Any:
-    def step(carry: Any, x: jax.Array) -> Any:
-        c, h = carry
-        i, f, g, o = _gates(w, b, h, x)
-        c = f * c + i * g
-        h = o * jnp.tanh(c)
-        return (c, h), h
-
-    return lax.scan(step, (c, h), x)
+    return lax.scan(partial(_step, w, b), (c, h), x)
 
 
 @_sequence.defjvp

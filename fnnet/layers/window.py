@@ -1,9 +1,11 @@
 """What convolution and pooling share: windows, strides and padding, one number for each spatial axis."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
+import jax
+import numpy as np
 from jax import lax
 
 from fnnet import check
@@ -82,3 +84,14 @@ def pad_widths(
             "it, or padding 'SAME'"
         )
     return pads
+
+
+def shifts(
+    x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], dilation: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
+    """For each element k of the window, what it sees of x, which is padded: x[i * stride + k * dilation] for all i."""
+    space = [n - (size - 1) * d for n, size, d in zip(x.shape[1:-1], window, dilation, strict=True)]
+    for k in np.ndindex(*window):
+        start = [a * d for a, d in zip(k, dilation, strict=True)]
+        stop = [a + n for a, n in zip(start, space, strict=True)]
+        yield k, lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))

@@ -1,4 +1,4 @@
-"""A command line from a dataclass, where a bad value gives one line and exit status 2, not a traceback."""
+"""The terminal: a command line from a dataclass, where a bad value gives one line and exit status 2; a progress bar."""
 
 import contextlib
 import io
@@ -6,6 +6,15 @@ import sys
 from typing import NoReturn, TypeVar
 
 import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 
@@ -35,3 +44,9 @@ def fail(command: str, reason: str) -> NoReturn:
     """Ends the program with one line and status 2, as for a bad argument."""
     print(f"{command}: {reason} (--help lists the options)", file=sys.stderr)
     raise SystemExit(2)
+
+
+def progress_on(console: Console) -> Progress:
+    """A bar with what is being done, how much of it is, and the time it took and will take."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)

@@ -16,17 +16,9 @@ from typing import Any, Literal
 
 import jax
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 import fnnet as fn
-from experiments.command_line import fail, parse
+from experiments.command_line import fail, parse, progress_on
 from experiments.comparison import climb, pictures, report
 from experiments.comparison.explain import explain
 from experiments.comparison.methods import methods
@@ -37,17 +29,17 @@ from experiments.comparison.twin_job import compare, table
 COMMAND = "compare_optimizers"
 # A minute and a half on two cores; the whole family takes about three times as long.
 CLASSIC = (
-    *(
-        "sgd",
-        "momentum",
-        "nesterov",
-        "adagrad",
-        "adadelta",
-        "rmsprop",
-        "rmsprop_centered",
-        "rmsprop_momentum",
-    ),
-    *("adam", "adamw", "nadam"),
+    "sgd",
+    "momentum",
+    "nesterov",
+    "adagrad",
+    "adadelta",
+    "rmsprop",
+    "rmsprop_centered",
+    "rmsprop_momentum",
+    "adam",
+    "adamw",
+    "nadam",
 )
 
 
@@ -183,8 +175,7 @@ def main() -> None:
     sizes: dict[str, Any] = {
         name: getattr(config, name) for name in ("learning_rates", "seeds", "steps", "batch_size")
     }
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+    with progress_on(console) as progress:
         progress.add_task("starting", total=4 * len(config.optimizers))
         results = [compare(name, net, data, progress, **sizes) for name in config.optimizers]
 

@@ -77,3 +77,9 @@ def between(function: str, name: str, value: Any, low: float, high: float = floa
     if isinstance(value, Real) and not low <= float(value) < high:
         wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high})"
         raise ValueError(f"{function}: {name}={value}, wanted {wanted}")
+
+
+def probability(function: str, name: str, value: Any) -> None:
+    """Raises ValueError unless 0 <= value <= 1. Only numbers are checked: a tracer has no value yet."""
+    if isinstance(value, Real) and not 0 <= float(value) <= 1:
+        raise ValueError(f"{function}: {name}={value}, wanted in [0, 1]")

@@ -7,15 +7,8 @@ from typing import Any
 
 import matplotlib
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from experiments.command_line import progress_on
 from experiments.comparison import ladder_pictures, ladder_results, watch_pictures
 from experiments.comparison.ladder_pictures import OTHER, looks_of, of, problems_of
 from experiments.comparison.methods import Method, methods
@@ -55,8 +48,7 @@ def climb(
         for reason in left_out.values():
             console.print(f"left out: {reason}")
     outcomes = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+    with progress_on(console) as progress:
         bar = progress.add_task("starting", total=3 * len(pairs))
         for problem, name, method in pairs:
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import fnnet as fn
+from experiments.comparison.surfaces import SURFACES
 from fnnet.optim.twins import MakeOptimizer, Twin
 from fnnet.train.batches import take
 from fnnet.train.evaluate import evaluate
@@ -98,18 +99,16 @@ def difference(ours: Any, baseline: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.where(gap == 0, 0, gap / optax.tree.norm(baseline)), jnp.max(ulps)
 
 
-def rosenbrock(theta: jax.Array) -> jax.Array:
-    """The banana function, (1 - x)^2 + 100 (y - x^2)^2, lowest at (1, 1) (Rosenbrock 1960)."""
-    x, y = theta
-    return jnp.square(1 - x) + 100 * jnp.square(y - jnp.square(x))
+BANANA = SURFACES["banana"]
+rosenbrock = BANANA.f
 
 
-def paths(twin: Twin, rates: jax.Array, *, steps: int, start: tuple[float, float] = (-1.2, 1.0)) -> Path:
+def paths(twin: Twin, rates: jax.Array, *, steps: int) -> Path:
     """Both twins on the banana function from the classic start, at the rate that brings ours lowest."""
 
     def path(make: MakeOptimizer, rate: jax.Array) -> jax.Array:
         optimizer = make(learning_rate=rate)
-        theta = jnp.array(start)
+        theta = jnp.array(BANANA.start)
 
         def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
             theta, state = carry

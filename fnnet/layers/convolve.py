@@ -115,8 +115,8 @@ def _derivative(
             x = jnp.pad(x, ((0, 0), (0, 0), columns, (0, 0)))
             return along_w(x, dw, ((low, high + rows), (0, 0)))[:, : y.shape[1]]
 
-        plain = len(strides) == 2 and max(strides + dilation) == groups == 1
-        if plain and x.shape[-1] <= 4 and y.shape[1] >= 20 and 0 < rows <= y.shape[1] // 4:
+        simple = len(strides) == 2 and max(strides + dilation) == groups == 1
+        if simple and x.shape[-1] <= 4 and y.shape[1] >= 20 and 0 < rows <= y.shape[1] // 4:
             dy += lax.platform_dependent(x, dw, cpu=taller, default=along_w)
         else:
             dy += along_w(x, dw)

@@ -22,7 +22,6 @@ from fnnet.optim.average import (
 from fnnet.optim.clip import adaptive_grad_clip, clip, clip_by_global_norm, clip_by_norm
 from fnnet.optim.cma_es import cma_es
 from fnnet.optim.conjugate_gradient import conjugate_gradient
-from fnnet.optim.decay import add_decayed_weights
 from fnnet.optim.differential_evolution import differential_evolution
 from fnnet.optim.gauss_newton import gauss_newton
 from fnnet.optim.genetic_algorithm import genetic_algorithm
@@ -86,6 +85,7 @@ from fnnet.optim.simulated_annealing import simulated_annealing
 from fnnet.optim.soap import soap
 from fnnet.optim.sophia import hutchinson_estimator_diag_hessian, sophia
 from fnnet.optim.twins import TWINS, Twin
+from fnnet.optim.weight_decay import add_decayed_weights
 from fnnet.optim.yogi import yogi
 
 __all__ = [

@@ -1,20 +1,17 @@
-"""What derivative-free methods share: the params as one vector, the values of candidates, the key."""
+"""What derivative-free methods share: the values of candidates, the key."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
-from fnnet import check
+from fnnet.optim.vector import Unflatten
 
 Seed = int | jax.Array
 ValueFn = Callable[[Any], jax.Array]
-Unflatten = Callable[[jax.Array], Any]
 
 
 def key_of(seed: Seed) -> chex.PRNGKey:
@@ -27,18 +24,6 @@ def key_of(seed: Seed) -> chex.PRNGKey:
 
 def _is_key(seed: Seed) -> bool:
     return isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
-
-
-def as_vector(method: str, params: optax.Params) -> tuple[jax.Array, Unflatten]:
-    """The params as one vector, in float32 at least, and the way back to the tree in its own dtypes."""
-    flat, unravel = ravel_pytree(params)
-    if flat.size and not jnp.issubdtype(flat.dtype, jnp.floating):
-        raise TypeError(
-            f"{method}: params are {check.describe(params)}, wanted real floating point; "
-            "search the real and imaginary parts of complex numbers as two arrays"
-        )
-    x = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
-    return x, lambda x: unravel(x.astype(flat.dtype))
 
 
 def objective_of(method: str, params: optax.Params | None, value_fn: ValueFn | None) -> ValueFn:
@@ -69,9 +54,3 @@ def values_after(
 ) -> jax.Array:
     """The objective at params + step for each row of steps: just where `optax.apply_updates` arrives."""
     return rankable(jax.vmap(lambda d: value_fn(optax.apply_updates(params, unflatten(d))))(steps), steps)
-
-
-def check_probability(method: str, name: str, value: Any) -> None:
-    """Raises ValueError unless a number is in [0, 1]. A tracer has no value yet, and passes."""
-    if isinstance(value, Real) and not 0 <= float(value) <= 1:
-        raise ValueError(f"{method}: {name}={value}, wanted in [0, 1]")

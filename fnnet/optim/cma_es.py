@@ -10,8 +10,9 @@ import numpy as np
 import optax
 
 from fnnet import check
-from fnnet.optim.candidates import Seed, ValueFn, as_vector, key_of, objective_of, values_at
+from fnnet.optim.candidates import Seed, ValueFn, key_of, objective_of, values_at
 from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.vector import as_vector
 
 
 class CmaEsState(NamedTuple):

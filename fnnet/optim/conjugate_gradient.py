@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.curvature import needs
-from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
 from fnnet.optim.hyperparameters import like, times, zeros
 from fnnet.optim.line_search import LineSearch, along, dot, scaled, wolfe
 

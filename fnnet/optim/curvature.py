@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from fnnet import check
+from fnnet.optim.vector import as_vector
 
 
 class Flat(NamedTuple):
@@ -18,16 +18,6 @@ class Flat(NamedTuple):
     predict: Callable[[jax.Array], jax.Array]  # theta -> z, float[n]: all entries of the prediction
     loss: Callable[[jax.Array], jax.Array]  # z -> scalar
     to_tree: Callable[[jax.Array], optax.Params]  # float[p] -> a tree like params, in its dtypes
-
-
-def needs(optimizer: str, **given: Any) -> None:
-    """Raises ValueError where one of the given arguments of update is None."""
-    for name, argument in given.items():
-        if argument is None:
-            raise ValueError(
-                f"{optimizer}: needs {name}, which training passes; in a loop of one's own write "
-                f"update(grads, state, params, {name}={name}, ...)"
-            )
 
 
 def float_of(params: optax.Params) -> Any:
@@ -41,24 +31,18 @@ def flatten(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any)
     Raises:
         TypeError: params are complex; the prediction is not one array.
     """
-    dtype = float_of(params)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(f"{optimizer}: params are {check.describe(params)}, wanted real numbers")
+    theta, to_tree = as_vector(optimizer, params)
     shape = jax.eval_shape(predict_fn, params)
     if not hasattr(shape, "shape"):
         raise TypeError(f"{optimizer}: the prediction is {check.describe(shape)}, wanted one array")
-    theta, unravel = ravel_pytree(params)
-
-    def to_tree(theta_: jax.Array) -> optax.Params:
-        return unravel(theta_.astype(theta.dtype))
 
     def predict(theta: jax.Array) -> jax.Array:
-        return predict_fn(to_tree(theta)).ravel().astype(dtype)
+        return predict_fn(to_tree(theta)).ravel().astype(theta.dtype)
 
     def loss(z: jax.Array) -> jax.Array:
-        return loss_fn(z.reshape(shape.shape).astype(shape.dtype)).astype(dtype)
+        return loss_fn(z.reshape(shape.shape).astype(shape.dtype)).astype(theta.dtype)
 
-    return Flat(theta.astype(dtype), predict, loss, to_tree)
+    return Flat(theta, predict, loss, to_tree)
 
 
 def gauss_newton_matrix(flat: Flat) -> tuple[jax.Array, int]:

@@ -8,17 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.candidates import (
-    Seed,
-    ValueFn,
-    as_vector,
-    check_probability,
-    key_of,
-    objective_of,
-    values_at,
-)
+from fnnet.optim.candidates import Seed, ValueFn, key_of, objective_of, values_at
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import times
+from fnnet.optim.vector import as_vector
 
 
 class DifferentialEvolutionState(NamedTuple):
@@ -100,7 +93,7 @@ def differential_evolution(
         check.is_positive("differential_evolution", "population", population)
         check.between("differential_evolution", "population", population, 4)
     check.between("differential_evolution", "weight", weight, 0)
-    check_probability("differential_evolution", "crossover", crossover)
+    check.probability("differential_evolution", "crossover", crossover)
     check.between("differential_evolution", "sigma", sigma, 0)
     if strategy not in ("rand/1/bin", "best/1/bin"):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""The count of what a method asks of the objective, so that unlike methods can be compared at one budget."""
+"""What a method asks of the objective: the count, to compare unlike methods at one budget, and the check."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,3 +28,13 @@ class Evaluations(NamedTuple):
 def no_evaluations() -> Evaluations:
     """The count at the start, 0 of each."""
     return Evaluations(*(jnp.zeros([], jnp.int32) for _ in range(3)))
+
+
+def needs(optimizer: str, **given: Any) -> None:
+    """Raises ValueError where one of the given arguments of update is None."""
+    for name, argument in given.items():
+        if argument is None:
+            raise ValueError(
+                f"{optimizer}: needs {name}, which training passes; in a loop of one's own write "
+                f"update(grads, state, params, {name}={name}, ...)"
+            )

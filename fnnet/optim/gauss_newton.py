@@ -7,8 +7,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.curvature import finite_or_zero, flatten, gauss_newton_matrix, needs, solve
-from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.curvature import finite_or_zero, flatten, gauss_newton_matrix, solve
+from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, first_step, like, next_step
 
 

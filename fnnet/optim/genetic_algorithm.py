@@ -8,17 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.candidates import (
-    Seed,
-    ValueFn,
-    as_vector,
-    check_probability,
-    key_of,
-    objective_of,
-    values_at,
-)
+from fnnet.optim.candidates import Seed, ValueFn, key_of, objective_of, values_at
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
+from fnnet.optim.vector import as_vector
 
 
 class GeneticAlgorithmState(NamedTuple):
@@ -101,7 +94,7 @@ def genetic_algorithm(
     for name, number in (("sigma", sigma), ("spread", spread)):
         check.between("genetic_algorithm", name, number, 0)
     for name, number in (("crossover", crossover), ("mutation", mutation)):
-        check_probability("genetic_algorithm", name, number)
+        check.probability("genetic_algorithm", name, number)
 
     def init(params: optax.Params) -> GeneticAlgorithmState:
         theta, _ = as_vector("genetic_algorithm", params)

@@ -10,8 +10,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.curvature import finite_or_zero, flatten, float_of, needs
-from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.curvature import finite_or_zero, flatten, float_of
+from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
 from fnnet.optim.hyperparameters import like
 
 LEAST, MOST = 1e-20, 1e10  # lambda stays between: it must come back from either end
@@ -90,7 +90,7 @@ def hessian_free(
     check.between(name, "damping", damping, LEAST, MOST)
     check.is_positive(name, "max_iterations", max_iterations)
     check.between(name, "tolerance", tolerance, 0)
-    check.between(name, "decay", decay, 0, math.nextafter(1, 2))
+    check.probability(name, "decay", decay)
     # x_i is kept in the first place whose mark is not below i, so that each place ends with its mark's x, or
     # the last.
     back = [math.ceil(1.3**j) for j in range(100) if 1.3**j < max_iterations] if backtracking else []

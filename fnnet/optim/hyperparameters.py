@@ -14,12 +14,15 @@ Schedule: TypeAlias = Callable[[Any], ArrayLike]
 ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
+def check_scheduled(optimizer: str, name: str, value: Any) -> None:
+    """Raises TypeError for what is neither a number nor a schedule."""
+    if value is None or isinstance(value, str):
+        raise TypeError(f"{optimizer}: {name}={value!r}, wanted a number or a schedule: step -> number")
+
+
 def check_rate(optimizer: str, learning_rate: Any) -> None:
     """Raises where the learning rate is neither a number that may be one (0 or more) nor a schedule."""
-    if learning_rate is None or isinstance(learning_rate, str):
-        raise TypeError(
-            f"{optimizer}: learning_rate={learning_rate!r}, wanted a number or a schedule: step -> number"
-        )
+    check_scheduled(optimizer, "learning_rate", learning_rate)
     check.between(optimizer, "learning_rate", learning_rate, 0)
 
 
@@ -41,6 +44,11 @@ def next_step(step: jax.Array | None) -> jax.Array | None:
 def zeros(params: optax.Params) -> optax.Params:
     """Zeros like params, new ones at each call: a state whose leaves share a buffer could not be donated."""
     return jax.tree.map(jnp.zeros_like, params)
+
+
+def copies(params: optax.Params) -> optax.Params:
+    """Copies of the params for a state: both may then be donated to a compiled step."""
+    return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
 
 
 def times(scalar: ArrayLike, x: jax.Array) -> jax.Array:

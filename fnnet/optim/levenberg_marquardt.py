@@ -9,8 +9,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.curvature import finite_or_zero, flatten, float_of, gauss_newton_matrix, needs
-from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.curvature import finite_or_zero, flatten, float_of, gauss_newton_matrix
+from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
 from fnnet.optim.hyperparameters import like
 
 LEAST, MOST = 1e-20, 1e10  # mu stays between: it must come back from either end

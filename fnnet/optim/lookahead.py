@@ -9,7 +9,7 @@ import optax
 from optax import LookaheadParams
 
 from fnnet import check
-from fnnet.optim.hyperparameters import times
+from fnnet.optim.hyperparameters import copies, times
 
 
 class LookaheadState(NamedTuple):
@@ -73,8 +73,7 @@ def lookahead(
         return LookaheadState(
             fast_state=fast_optimizer.init(params.fast if paired else params),
             steps_since_sync=jnp.zeros([], jnp.int32),
-            # A copy, so that both params and state may be donated to a compiled step.
-            slow=None if paired else jax.tree.map(lambda p: jnp.array(p, copy=True), params),
+            slow=None if paired else copies(params),
         )
 
     def update(

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.candidates import ValueFn, as_vector, objective_of, rankable, values_at
+from fnnet.optim.candidates import ValueFn, objective_of, rankable, values_at
 from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.vector import as_vector
 
 
 class NelderMeadState(NamedTuple):

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.candidates import Seed, ValueFn, as_vector, key_of, objective_of, rankable, values_after
+from fnnet.optim.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
 from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.vector import as_vector
 
 
 class OnePlusOneEsState(NamedTuple):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.candidates import Seed, ValueFn, as_vector, key_of, objective_of, values_at
+from fnnet.optim.candidates import Seed, ValueFn, key_of, objective_of, values_at
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, times
+from fnnet.optim.vector import as_vector
 
 
 class OpenaiEsState(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, zeros
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, copies, like, zeros
 
 
 class ProdigyState(NamedTuple):
@@ -104,7 +104,7 @@ def prodigy(
             m=zeros(params),
             v=zeros(params),
             s=zeros(params),
-            theta_0=jax.tree.map(lambda p: jnp.array(p, copy=True), params),
+            theta_0=copies(params),
             r=jnp.zeros([], dtype),
             d=jnp.full([], estim_lr0, dtype),
             d_max=None if growth_rate is None else jnp.full([], estim_lr0, dtype),

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, first_step, next_step
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_rate,
+    check_scheduled,
+    first_step,
+    next_step,
+)
 from fnnet.optim.weight_decay import where_masked
 
 
@@ -57,8 +64,7 @@ def proximal_l1(
         Array([0.9, 0. ], dtype=float32)
     """
     check_rate("proximal_l1", learning_rate)
-    if strength is None or isinstance(strength, str):
-        raise TypeError(f"proximal_l1: strength={strength!r}, wanted a number or a schedule: step -> number")
+    check_scheduled("proximal_l1", "strength", strength)
     check.between("proximal_l1", "strength", strength, 0)
 
     def init(params: optax.Params) -> ProximalL1State:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.candidates import Seed, ValueFn, as_vector, key_of, objective_of, rankable, values_after
+from fnnet.optim.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, copies, times
+from fnnet.optim.vector import as_vector
 
 
 class SimulatedAnnealingState(NamedTuple):
@@ -78,8 +79,7 @@ def simulated_annealing(
         return SimulatedAnnealingState(
             step=jnp.zeros([], jnp.int32),
             key=key_of(seed),
-            # A copy, so that both params and state may be donated to a compiled step.
-            best=jax.tree.map(lambda p: jnp.array(p, copy=True), params),
+            best=copies(params),
             best_value=best_value,
             accepted=jnp.zeros([], jnp.int32),
             evaluations=no_evaluations(),

@@ -1,10 +1,66 @@
-"""Weight decay: a share of the params added to a gradient or to a step."""
+"""Weight decay: in the gradient (L2) or beside it (decoupled; Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
+
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_scheduled, first_step, next_step
+
+
+class AddDecayedWeightsState(NamedTuple):
+    """What weight decay remembers."""
+
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
+
+
+def add_decayed_weights(
+    weight_decay: ScalarOrSchedule = 0.0, mask: Any | Callable[[optax.Params], Any] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """A share of the params, added to what comes in.
+
+        u <- u + lambda theta
+
+    In front of a rule u is the gradient: the penalty lambda/2 |theta|^2, which the rule then scales like the rest
+    of the gradient. Behind a rule u is a step, alpha and sign included: -alpha lambda decays what the rule does not
+    scale.
+
+        optax.chain(add_decayed_weights(lambda), adam(alpha))                   L2 penalty
+        optax.chain(adam(alpha), add_decayed_weights(-alpha * lambda))          decoupled, as `adamw` does
+
+    Args:
+        weight_decay: lambda, a number of either sign or a schedule of the step.
+        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays; all
+            unless given. Biases and gains are often spared.
+
+    Twin: `optax.add_decayed_weights`, equal bit for bit; in front of `sgd`, PyTorch's `weight_decay`.
+
+    Raises:
+        TypeError: lambda is no number and no schedule.
+        ValueError: `update` is called without params.
+
+    Source: Loshchilov & Hutter 2019, arXiv:1711.05101.
+
+    Example:
+        >>> optimizer = optax.chain(fn.optim.add_decayed_weights(0.5), fn.optim.sgd(0.1))
+        >>> params = jnp.array([2.0, -4.0])
+        >>> optimizer.update(jnp.zeros(2), optimizer.init(params), params)[0]
+        Array([-0.1,  0.2], dtype=float32)
+    """
+    check_scheduled("add_decayed_weights", "weight_decay", weight_decay)
+
+    def init(params: optax.Params) -> AddDecayedWeightsState:
+        return AddDecayedWeightsState(first_step(weight_decay))
+
+    def update(
+        grads: optax.Updates, state: AddDecayedWeightsState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, AddDecayedWeightsState]:
+        decay = at_step(weight_decay, state.step)
+        updates = add_weight_decay("add_decayed_weights", grads, params, decay, mask)
+        return updates, AddDecayedWeightsState(next_step(state.step))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def add_weight_decay(

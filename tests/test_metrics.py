@@ -17,7 +17,7 @@ def test_every_public_function_is_tested_here() -> None:
         for name, thing in vars(metrics).items()
         if not name.startswith("_") and callable(thing) and thing.__module__ == metrics.__name__
     }
-    assert public == {"accuracy"}
+    assert public == {"Metric", "accuracy", "mean", "per_example"}
 
 
 @hypothesis.settings(max_examples=4)
@@ -85,3 +85,12 @@ def test_jit_vmap_and_dtype(dtype: jnp.dtype) -> None:
 def test_targets_that_do_not_fit_raise(prediction: jax.Array, target: jax.Array, wanted: str) -> None:
     with pytest.raises(ValueError, match="accuracy: .*" + wanted):
         metrics.accuracy(prediction, target)
+
+
+def test_a_mean_counts_what_the_mask_leaves() -> None:
+    accuracy = metrics.mean(metrics.accuracy)
+    assert np.isnan(accuracy.result(accuracy.init()))
+    scores, labels = jnp.array([[0.1, 0.9], [0.8, 0.2], [jnp.nan, 0.0]]), jnp.array([1, 1, 0])
+    totals = accuracy.update(accuracy.init(), scores, labels, jnp.array([True, True, False]))
+    assert accuracy.result(totals) == 0.5
+    assert metrics.mean(accuracy) is accuracy

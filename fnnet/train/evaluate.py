@@ -8,23 +8,24 @@ import jax.numpy as jnp
 
 from fnnet import check
 from fnnet.layer import Layer, Params, State
+from fnnet.metrics import Metric, PerExample, mean
 from fnnet.train.batches import count_examples
-from fnnet.train.step import PerExample, per_example
 
 
 def evaluate(
     net: Layer,
-    measures: Mapping[str, PerExample],
+    measures: Mapping[str, PerExample | Metric],
     params: Params,
     state: State,
     part: Any,
     batch_size: int = 1000,
 ) -> dict[str, jax.Array]:
-    """Means of losses and metrics over a part of the data, some examples at a time.
+    """Losses and metrics over a part of the data, some examples at a time.
 
     Args:
         net: the network.
-        measures: functions `(prediction, target) -> one value an example`, by name.
+        measures: functions `(prediction, target) -> one value an example`, whose means are taken, or
+            `fn.metrics.Metric`s, by name.
         params: its params.
         state: its state.
         part: dict of arrays "x" and "y" with one leading axis.
@@ -45,14 +46,17 @@ def evaluate(
     n = count_examples("evaluate: part", part)
     part = jax.tree.map(jnp.asarray, dict(part))
 
-    def totals(batch: Any) -> dict[str, jax.Array]:
+    metrics = {name: mean(f, name) for name, f in measures.items()}
+
+    def add(totals: Any, batch: Any) -> Any:
         prediction, _ = net.apply(params, state, batch["x"], train=False)
-        return {name: jnp.sum(per_example(name, f, prediction, batch["y"])) for name, f in measures.items()}
+        return {name: m.update(totals[name], prediction, batch["y"]) for name, m in metrics.items()}
 
     whole, rest = divmod(n, batch_size)
-    total = totals(jax.tree.map(lambda a: a[n - rest :], part)) if rest else None
+    totals = {name: m.init() for name, m in metrics.items()}
     if whole:
         batches = jax.tree.map(lambda a: a[: n - rest].reshape(whole, batch_size, *a.shape[1:]), part)
-        sums = jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.lax.map(totals, batches))
-        total = sums if total is None else jax.tree.map(jnp.add, sums, total)
-    return jax.tree.map(lambda a: a / n, total)
+        totals, _ = jax.lax.scan(lambda totals, batch: (add(totals, batch), None), totals, batches)
+    if rest:
+        totals = add(totals, jax.tree.map(lambda a: a[n - rest :], part))
+    return {name: m.result(totals[name]) for name, m in metrics.items()}

@@ -10,9 +10,10 @@ import optax
 
 from fnnet import check
 from fnnet.layer import Layer, Params
+from fnnet.metrics import PerExample
 from fnnet.optim.average import exponential_average
 from fnnet.train.batches import count_examples, take
-from fnnet.train.step import PerExample, TrainState, make_step, start
+from fnnet.train.step import TrainState, make_step, start
 
 Carry = tuple[TrainState, jax.Array]  # of the scan: the state, and the order of the epoch's examples
 

@@ -11,9 +11,10 @@ import optax
 
 from fnnet import check
 from fnnet.layer import Layer, Params, State
+from fnnet.metrics import Metric, PerExample
 from fnnet.train.batches import count_examples, take
 from fnnet.train.evaluate import evaluate
-from fnnet.train.step import PerExample, TrainState, check_metrics, make_step, start
+from fnnet.train.step import TrainState, check_metrics, make_step, start
 
 Carry = tuple[TrainState, jax.Array]  # of the scan: the state, and the order of the epoch's examples
 
@@ -33,7 +34,7 @@ def make_run(
     *,
     steps: int,
     batch_size: int,
-    metrics: Mapping[str, PerExample] | None = None,
+    metrics: Mapping[str, PerExample | Metric] | None = None,
     eval_every: int | None = None,
     eval_batch_size: int = 1000,
     penalties: Mapping[str, Callable[[Params], jax.Array]] | None = None,
@@ -49,7 +50,8 @@ def make_run(
         steps: updates.
         batch_size: examples a batch. Each epoch is a permutation of the training part; what is left over at
             its end, less than a batch, is other examples each time.
-        metrics: functions of the form of a loss, by name, such as `{"accuracy": fn.metrics.accuracy}`.
+        metrics: functions of the form of a loss, such as `{"accuracy": fn.metrics.accuracy}`, or
+            `fn.metrics.Metric`s, by name.
         eval_every: steps from one evaluation to the next; there is one after the last step in any case, and
             it is the only one unless this is given.
         eval_batch_size: examples evaluated at once: it bounds the memory.
@@ -97,7 +99,7 @@ def make_run(
         raise TypeError(f"make_run: penalties={penalties!r}, wanted a dict of functions by name")
     penalties = dict(penalties or {})
     metrics = check_metrics(metrics)
-    measures = {"loss": loss, **metrics}
+    measures: dict[str, PerExample | Metric] = {"loss": loss, **metrics}
 
     def run(key: chex.PRNGKey, data: Any, hparams: Mapping[str, Any]) -> Run:
         train = _part(data, "train")

@@ -10,10 +10,9 @@ import optax
 
 from fnnet import check
 from fnnet.layer import Layer, Params, State
+from fnnet.metrics import Metric, PerExample, mean, per_example
 
 Batch = Mapping[str, Any]
-# A loss or a metric: (prediction, target) -> one value an example.
-PerExample = Callable[[Any, Any], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -25,27 +24,13 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32[], steps taken
 
 
-def check_metrics(metrics: Mapping[str, PerExample] | None) -> dict[str, PerExample]:
+def check_metrics(metrics: Mapping[str, PerExample | Metric] | None) -> dict[str, Metric]:
     """The metrics by name, or raises: none may take the place of the loss."""
     if not isinstance(metrics, Mapping | None):
         raise TypeError(f"metrics={metrics!r}, wanted a dict of functions by name")
     if taken := sorted({"loss", "penalty"} & set(metrics or {})):
         raise ValueError(f"metrics has {taken}, which training reports itself; choose other names")
-    return dict(metrics or {})
-
-
-def per_example(name: str, f: PerExample, prediction: Any, target: Any) -> jax.Array:
-    """f(prediction, target), one value an example, or raises: a mean over the batch would be averaged twice.
-
-    It is float32 at least: the sum of a part's values is large for half precision.
-    """
-    values, examples = f(prediction, target), len(jax.tree.leaves((target, prediction))[0])
-    if jnp.shape(values) != (examples,):
-        raise ValueError(
-            f"{name} is {check.describe(values)}, wanted one value for each of the {examples} examples: "
-            "a loss or a metric takes no mean over the batch"
-        )
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return {name: mean(f, name) for name, f in (metrics or {}).items()}
 
 
 def start(net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey, x: Any) -> TrainState:
@@ -72,7 +57,7 @@ def make_step(
     loss: PerExample,
     optimizer: optax.GradientTransformation,
     *,
-    metrics: Mapping[str, PerExample] | None = None,
+    metrics: Mapping[str, PerExample | Metric] | None = None,
     penalty: Callable[[Params], jax.Array] | None = None,
 ) -> Callable[[TrainState, Batch, chex.PRNGKey], tuple[TrainState, dict[str, jax.Array]]]:
     """One step: the loss of a batch, its gradient by backprop, the optimizer's update.
@@ -86,8 +71,8 @@ def make_step(
         optimizer: from `fnnet.optim` or optax. Its update is given, besides the params, `value`, `grad` and
             `value_fn` (params -> L), for line searches; and `predict_fn` (params -> prediction) and `loss_fn`
             (prediction -> the mean loss, without the penalty), for second-order methods.
-        metrics: functions of the form of a loss, by name; their means over the batch are returned. They are
-            not differentiated.
+        metrics: functions of the form of a loss, or `fn.metrics.Metric`s, by name; their means, or results, over the
+            batch are returned. They are not differentiated.
         penalty: a function of the params that is added to the loss, `lambda p: 1e-4 * fn.losses.l2(p)` say.
 
     Returns:
@@ -135,7 +120,7 @@ def make_step(
             return objective(params)[0]
 
         (value, (prediction, state, terms)), grads = jax.value_and_grad(objective, has_aux=True)(now.params)
-        seen = {name: jnp.mean(per_example(name, f, prediction, y)) for name, f in metrics.items()}
+        seen = {name: m.result(m.update(m.init(), prediction, y)) for name, m in metrics.items()}
         updates, opt_state = optimizer.update(
             grads,
             now.opt_state,

@@ -23,6 +23,12 @@ def count_examples(name: str, part: Any) -> int:
     return leading.pop()[0]
 
 
+def order_at(key: chex.PRNGKey, step: chex.Numeric, n: int, batch_size: int) -> jax.Array:
+    """The permutation, int32[n], of the epoch that a step belongs to: where a run goes on in the middle of one."""
+    epoch = step // (n // batch_size)
+    return jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(jnp.int32)
+
+
 def take(
     key: chex.PRNGKey, order: jax.Array, step: jax.Array, examples: Any, batch_size: int
 ) -> tuple[jax.Array, Any]:
@@ -33,7 +39,7 @@ def take(
 
     Args:
         key: of the run, the same at each step.
-        order: int32[n], the epoch's permutation, handed on from step to step; anything at step 0.
+        order: int32[n], the epoch's permutation, handed on from step to step; anything where an epoch begins.
         step: int32[], steps taken.
         examples: pytree of arrays with leading axis n.
         batch_size: examples a batch, n at most.
@@ -42,11 +48,11 @@ def take(
         (order, batch).
     """
     n = order.shape[0]
-    epoch, place = jnp.divmod(step, n // batch_size)
+    place = step % (n // batch_size)
     # The step has no key in it, so under vmap over keys the condition stays one: no epoch is sorted twice.
     order = jax.lax.cond(
         place == 0,
-        lambda order: jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(order.dtype),
+        lambda order: order_at(key, step, n, batch_size),
         lambda order: order,
         order,
     )

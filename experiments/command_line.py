@@ -3,8 +3,11 @@
 import contextlib
 import io
 import sys
+import time
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import (
@@ -50,3 +53,28 @@ def progress_on(console: Console) -> Progress:
     """A bar with what is being done, how much of it is, and the time it took and will take."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
+
+
+def devices(command: str, count: int | None, batch_size: int) -> jax.sharding.Mesh | None:
+    """A mesh of so many devices, before any is used; None where there is to be no more than one.
+
+    A CPU is cut into as many as are asked for: that shows that it works, not that it is faster.
+    """
+    if count is not None and count > 1:
+        jax.config.update("jax_num_cpu_devices", count)
+    found = jax.devices()
+    count = len(found) if count is None else count
+    if not 1 <= count <= len(found):
+        fail(command, f"--devices {count}, and there are {len(found)}")
+    if batch_size % count:
+        fail(command, f"--batch-size {batch_size} is no multiple of the {count} devices")
+    return jax.make_mesh((count,), ("data",), devices=found[:count]) if count > 1 else None
+
+
+def folder_for(command: str, folder: Path | None, resume: bool) -> Path:
+    """Where results go: the folder that was given, or a new one under runs/."""
+    if folder is None:
+        if resume:
+            fail(command, "--resume wants --folder, that of the run to go on with")
+        return Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return folder

@@ -11,6 +11,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnnet import check
 from fnnet.activations import log_softmax, softplus
@@ -156,6 +157,48 @@ def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
     y, t = _alike("hinge", prediction, target)
     margin = 1 - t * y
     return _mean(jnp.where(margin <= 0, 0, margin))  # the other way round, NaN would become 0
+
+
+def class_weighted(loss: Callable[[Any, Any], jax.Array], weights: Any) -> Callable[[Any, Any], jax.Array]:
+    """A loss in which classes count more or less: where some are rare, or some mistakes dear.
+
+        w_c loss(y, t)          for a target t of class c
+
+    With w_c = n / (classes n_c), of n examples and n_c of class c, all classes count the same and the mean weight is 1.
+    (PyTorch divides a batch's loss by the sum of its weights, Keras, as here, by the number of its examples.)
+
+    Args:
+        loss: `(prediction, target) -> one value an example`, with one class an example: labels (batch,), or
+            distributions (batch, classes), whose weight is the mean of the classes'.
+        weights: float[classes], none negative.
+
+    Raises:
+        ValueError: the weights are no vector of such numbers; the target is neither of the two. A label out of range
+            gives NaN.
+
+    Example:
+        >>> loss = fn.losses.class_weighted(fn.losses.softmax_cross_entropy, [1.0, 10.0])
+        >>> loss(jnp.zeros((2, 2)), jnp.array([0, 1]))
+        Array([0.6931472, 6.931472 ], dtype=float32)
+    """
+    given = np.asarray(weights)
+    if given.ndim != 1 or given.size == 0 or not np.all((given >= 0) & np.isfinite(given)):
+        raise ValueError(f"class_weighted: weights={weights!r}, wanted a vector of numbers of at least 0")
+
+    def weighted(prediction: Any, target: Any) -> jax.Array:
+        values, t = loss(prediction, target), jnp.asarray(target)
+        w = jnp.asarray(given, values.dtype)
+        if t.ndim == 1 and jnp.issubdtype(t.dtype, jnp.integer):
+            outside = (t < 0) | (t >= w.size)
+            return jnp.where(outside, jnp.nan, w[t]) * values
+        if t.ndim == 2 and t.shape[1] == w.size:
+            return (t.astype(values.dtype) @ w) * values
+        raise ValueError(
+            f"class_weighted: target is {check.describe(t)}, wanted labels (batch,) or distributions "
+            f"(batch, {w.size})"
+        )
+
+    return weighted
 
 
 def l1(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Array:

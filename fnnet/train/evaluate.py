@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample, mean
 from fnnet.train.batches import count_examples
+from fnnet.train.shard import spread
 
 
 def evaluate(
@@ -19,6 +21,7 @@ def evaluate(
     state: State,
     part: Any,
     batch_size: int = 1000,
+    mesh: Mesh | None = None,
 ) -> dict[str, jax.Array]:
     """Losses and metrics over a part of the data, some examples at a time.
 
@@ -30,6 +33,7 @@ def evaluate(
         state: its state.
         part: dict of arrays "x" and "y" with one leading axis.
         batch_size: examples at once.
+        mesh: devices among which they are split, over its axis "data"; a part too small for that is not.
 
     Raises:
         ValueError: the part is no dict with x and y, or its arrays differ in length; the batch size is not
@@ -47,16 +51,22 @@ def evaluate(
     part = jax.tree.map(jnp.asarray, dict(part))
 
     metrics = {name: mean(f, name) for name, f in measures.items()}
+    size = min(batch_size, n)
+    if split := mesh is not None and size >= mesh.shape["data"]:
+        size -= size % mesh.shape["data"]
 
-    def add(totals: Any, batch: Any) -> Any:
+    def add(totals: Any, begin: jax.Array) -> tuple[Any, None]:
+        # The last batch reaches back to be a whole one, so that one size is compiled; what it repeats does not count.
+        first = jnp.minimum(begin, n - size)
+        batch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), part)
+        if mesh is not None and split:
+            batch = spread(batch, mesh)
+        mask = first + jnp.arange(size) >= begin if n % size else None
         prediction, _ = net.apply(params, state, batch["x"], train=False)
-        return {name: m.update(totals[name], prediction, batch["y"]) for name, m in metrics.items()}
+        return {
+            name: m.update(totals[name], prediction, batch["y"], mask) for name, m in metrics.items()
+        }, None
 
-    whole, rest = divmod(n, batch_size)
     totals = {name: m.init() for name, m in metrics.items()}
-    if whole:
-        batches = jax.tree.map(lambda a: a[: n - rest].reshape(whole, batch_size, *a.shape[1:]), part)
-        totals, _ = jax.lax.scan(lambda totals, batch: (add(totals, batch), None), totals, batches)
-    if rest:
-        totals = add(totals, jax.tree.map(lambda a: a[n - rest :], part))
+    totals, _ = jax.lax.scan(add, totals, jnp.arange(0, n, size))
     return {name: m.result(totals[name]) for name, m in metrics.items()}

@@ -12,7 +12,7 @@ import optax
 from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample
-from fnnet.train.batches import count_examples, take
+from fnnet.train.batches import count_examples, order_at, take
 from fnnet.train.evaluate import evaluate
 from fnnet.train.step import TrainState, check_metrics, make_step, start
 
@@ -25,6 +25,8 @@ class Run(NamedTuple):
     params: Params
     state: State  # the layers' own, such as running averages
     history: dict[str, jax.Array]
+    opt_state: optax.OptState  # read averaged weights of it; a run goes on with it
+    step: jax.Array  # int32[], steps taken since the weights were drawn
 
 
 def make_run(
@@ -38,10 +40,10 @@ def make_run(
     eval_every: int | None = None,
     eval_batch_size: int = 1000,
     penalties: Mapping[str, Callable[[Params], jax.Array]] | None = None,
-) -> Callable[[chex.PRNGKey, Any, Mapping[str, Any]], Run]:
+) -> Callable[..., Run]:
     """A training run as a pure function: `jit` makes it one program, `vmap` trains many networks at once.
 
-        run(key, data, hparams) -> Run(params, state, history)
+        run(key, data, hparams, after=None) -> Run(params, state, history, opt_state, step)
 
     Args:
         net: the network.
@@ -69,7 +71,14 @@ def make_run(
         - "valid_loss", "test_loss", "valid_accuracy", ...: float[evaluations], means over the part;
         - "eval_step": int32[evaluations], the steps taken before each of them;
         - "diverged_at": int32[], the first step with a loss or penalty that was not finite, in an evaluation
-          too; `steps` if only the params at the end are not; -1 if all are. See `raise_if_diverged`.
+          too; the last step's number plus one if only the params at the end are not; -1 if all are. See
+          `raise_if_diverged`.
+
+        `after` is a run of the same key and data that this one goes on from, for `steps` more: weights, draws and
+        training history are those of one long run, bit for bit. Steps are counted, and diverged_at is, from the
+        beginning of the first; eval_every from where this one begins. Under `vmap` leave the step unmapped,
+        `in_axes=(0, None, 0, fn.train.Run(0, 0, 0, 0, None))` with `after._replace(step=after.step[0])`, or every
+        step of every run sorts an epoch.
 
     Raises:
         TypeError: a size is no int; metrics, penalties or hparams are no dicts; make_optimizer does not know
@@ -77,7 +86,7 @@ def make_run(
         ValueError: steps, sizes or eval_every are not positive; the batch is larger than the training part; a
             part is no dict with x and y, or its arrays differ in length; a penalty has no hyperparameter, or
             is no scalar; a metric is called "loss" or "penalty"; the loss or a metric is not one value an
-            example.
+            example; `after` is of another network or optimizer.
 
     Example:
         >>> data = fn.data.split(fn.data.two_moons(jax.random.key(0), 300))
@@ -101,7 +110,7 @@ def make_run(
     metrics = check_metrics(metrics)
     measures: dict[str, PerExample | Metric] = {"loss": loss, **metrics}
 
-    def run(key: chex.PRNGKey, data: Any, hparams: Mapping[str, Any]) -> Run:
+    def run(key: chex.PRNGKey, data: Any, hparams: Mapping[str, Any], after: Run | None = None) -> Run:
         train = _part(data, "train")
         held_out = {name: part for name in ("valid", "test") if (part := _part(data, name)) is not None}
         if train is None:
@@ -139,24 +148,37 @@ def make_run(
                 scores |= {f"{name}_{measure}": mean for measure, mean in means.items()}
             return (now, order), (seen, scores)
 
+        def first() -> TrainState:
+            return start(net, optimizer, init_key, train["x"])
+
+        if after is None:
+            begin, order = first(), jnp.zeros(n, jnp.int32)
+        else:
+            begin = _go_on(after, jax.eval_shape(first))
+            order = order_at(order_key, begin.step, n, batch_size)
+
         every = min(eval_every or steps, steps)
         whole, rest = divmod(steps, every)
-        carry = (start(net, optimizer, init_key, train["x"]), jnp.zeros(n, jnp.int32))
-        carry, (seen, scores) = jax.lax.scan(lambda c, _: until_evaluation(c, every), carry, length=whole)
-        seen = jax.tree.map(lambda a: a.reshape(whole * every), seen)
-        if rest:
-            carry, (last_seen, last_scores) = until_evaluation(carry, rest)
-            seen = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seen, last_seen)
-            scores = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), scores, last_scores)
+        carry, parts = (begin, order), []
+        if whole > 1:
+            carry, (seen, scores) = jax.lax.scan(lambda c, _: until_evaluation(c, every), carry, length=whole)
+            parts.append((jax.tree.map(lambda a: a.reshape(whole * every), seen), scores))
+        for length in ([every] if whole == 1 else []) + ([rest] if rest else []):
+            carry, (seen, scores) = until_evaluation(carry, length)
+            parts.append((seen, jax.tree.map(lambda a: a[None], scores)))
+        seen, scores = jax.tree.map(lambda *several: jnp.concatenate(several), *parts)
 
         now = carry[0]
         diverged_at = _first_not_finite(
-            *((seen[name], jnp.arange(steps)) for name in ("loss", "penalty") if name in seen),
+            *((seen[name], begin.step + jnp.arange(steps)) for name in ("loss", "penalty") if name in seen),
             *((scores[f"{name}_loss"], scores["eval_step"]) for name in held_out),
-            *((leaf, steps) for leaf in jax.tree.leaves(now.params)),
+            *((leaf, now.step) for leaf in jax.tree.leaves(now.params)),
         )
-        train_history = {f"train_{name}": values for name, values in seen.items()}
-        return Run(now.params, now.state, train_history | scores | {"diverged_at": diverged_at})
+        if after is not None:
+            before = after.history["diverged_at"]
+            diverged_at = jnp.where(before >= 0, before, diverged_at)
+        history = {f"train_{name}": values for name, values in seen.items()} | scores
+        return Run(now.params, now.state, history | {"diverged_at": diverged_at}, now.opt_state, now.step)
 
     return run
 
@@ -199,6 +221,26 @@ def _part(data: Any, name: str) -> Any:
         return None
     count_examples(f"run: data.{name}", part)
     return jax.tree.map(jnp.asarray, dict(part))
+
+
+def _go_on(after: Run, wanted: TrainState) -> TrainState:
+    """The state that a run ended with, or raises where its shapes are not those of this network and optimizer."""
+    if not isinstance(after, Run):
+        raise TypeError(f"run: after is {check.describe(after)}, wanted the Run that an earlier run returned")
+    got = TrainState(after.params, after.state, after.opt_state, jnp.asarray(after.step))
+    for name, a, b in zip(TrainState._fields, got, wanted, strict=True):
+        if jax.tree.structure(a) != jax.tree.structure(b):
+            raise ValueError(
+                f"run: after.{name} is {jax.tree.structure(a)}, wanted {jax.tree.structure(b)}: "
+                "go on with the network and the optimizer that the earlier run had"
+            )
+        shapes = [[(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(t)] for t in (a, b)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"run: after.{name} is {check.describe(a)}, wanted {check.describe(b)}: go on with the network and "
+                "the optimizer that the earlier run had; map over it with vmap if it is several runs"
+            )
+    return got
 
 
 def _first_not_finite(*values_at: tuple[jax.Array, Any]) -> jax.Array:

@@ -28,7 +28,7 @@ def check_metrics(metrics: Mapping[str, PerExample | Metric] | None) -> dict[str
     """The metrics by name, or raises: none may take the place of the loss."""
     if not isinstance(metrics, Mapping | None):
         raise TypeError(f"metrics={metrics!r}, wanted a dict of functions by name")
-    if taken := sorted({"loss", "penalty"} & set(metrics or {})):
+    if taken := sorted({"loss", "penalty", "gradient_norm"} & set(metrics or {})):
         raise ValueError(f"metrics has {taken}, which training reports itself; choose other names")
     return {name: mean(f, name) for name, f in (metrics or {}).items()}
 
@@ -59,6 +59,8 @@ def make_step(
     *,
     metrics: Mapping[str, PerExample | Metric] | None = None,
     penalty: Callable[[Params], jax.Array] | None = None,
+    gradient_norm: bool = False,
+    skip_if: Callable[[dict[str, jax.Array]], jax.Array] | None = None,
 ) -> Callable[[TrainState, Batch, chex.PRNGKey], tuple[TrainState, dict[str, jax.Array]]]:
     """One step: the loss of a batch, its gradient by backprop, the optimizer's update.
 
@@ -74,15 +76,19 @@ def make_step(
         metrics: functions of the form of a loss, or `fn.metrics.Metric`s, by name; their means, or results, over the
             batch are returned. They are not differentiated.
         penalty: a function of the params that is added to the loss, `lambda p: 1e-4 * fn.losses.l2(p)` say.
+        gradient_norm: whether to return the Euclidean norm of the whole gradient, too.
+        skip_if: `metrics -> bool[]`; a step for which it is true changes nothing but the number of steps:
+            `lambda seen: ~jnp.isfinite(seen["loss"])` say.
 
     Returns:
         `step(train_state, batch, key) -> (train_state, metrics)`, pure: jit it, scan it. The batch is a dict
-        with "x" and "y"; metrics has "loss", without the penalty, and, where there is one, "penalty".
+        with "x" and "y"; metrics has "loss", without the penalty, and, where there is one, "penalty"; and
+        "gradient_norm" if that is asked for.
 
     Raises:
         TypeError: metrics is no dict.
-        ValueError: a metric is called "loss" or "penalty"; the loss or a metric is not one value an example;
-            the penalty is no scalar.
+        ValueError: a metric is called "loss", "penalty" or "gradient_norm"; the loss or a metric is not one value
+            an example; the penalty is no scalar.
 
     Example:
         >>> net, optimizer = fn.dense(1), fn.optim.sgd(0.1)
@@ -121,17 +127,31 @@ def make_step(
 
         (value, (prediction, state, terms)), grads = jax.value_and_grad(objective, has_aux=True)(now.params)
         seen = {name: m.result(m.update(m.init(), prediction, y)) for name, m in metrics.items()}
-        updates, opt_state = optimizer.update(
-            grads,
-            now.opt_state,
-            now.params,
-            value=value,
-            grad=grads,
-            value_fn=value_fn,
-            predict_fn=lambda params: predict(params)[0],
-            loss_fn=mean_loss,
-        )
-        params = optax.apply_updates(now.params, updates)
-        return TrainState(params, state, opt_state, now.step + 1), terms | seen
+        seen |= terms
+        if gradient_norm:
+            seen["gradient_norm"] = optax.tree.norm(grads)
+
+        def take() -> tuple[Params, optax.OptState]:
+            updates, opt_state = optimizer.update(
+                grads,
+                now.opt_state,
+                now.params,
+                value=value,
+                grad=grads,
+                value_fn=value_fn,
+                predict_fn=lambda params: predict(params)[0],
+                loss_fn=mean_loss,
+            )
+            return optax.apply_updates(now.params, updates), opt_state
+
+        if skip_if is None:
+            params, opt_state = take()
+        else:
+            good = ~skip_if(seen)
+            # A condition, as a selection would read and write everything twice. In this order, as the other way round
+            # XLA's CPU backend copies params and optimizer at each step.
+            params, opt_state = jax.lax.cond(good, take, lambda: (now.params, now.opt_state))
+            state = jax.tree.map(lambda new, old: jnp.where(good, new, old), state, now.state)
+        return TrainState(params, state, opt_state, now.step + 1), seen
 
     return step

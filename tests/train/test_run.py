@@ -352,6 +352,73 @@ class TestTransformations:
         close(slope, -24 * (1 - 2 * rates) ** 11, rtol=1e-10)
 
 
+class TestGoingOn:
+    """In the middle of an epoch, which has two steps of four examples, with a state, draws and Adam."""
+
+    def runs(self, **arguments: Any) -> tuple[Any, Any]:
+        make = partial(run_of, DRAWS, fn.optim.adam, **arguments)
+        return make(steps=3), make(steps=6)
+
+    def test_two_halves_are_a_whole_bit_for_bit(self) -> None:
+        half, whole = (jax.jit(run) for run in self.runs(eval_every=3))
+        data, hparams = dataset(test=None), {"learning_rate": 0.1}
+        first, wanted = half(key(), data, hparams), whole(key(), data, hparams)
+        second = half(key(), data, hparams, first)
+        assert (first.step, second.step) == (3, 6)
+        equal(second._replace(history={}), wanted._replace(history={}))
+        for name in ("train_loss", "valid_loss", "eval_step"):
+            both = np.append(first.history[name], second.history[name])
+            np.testing.assert_array_equal(both, wanted.history[name])
+        assert wanted.history["diverged_at"] == second.history["diverged_at"] == -1
+        assert second.history["eval_step"].tolist() == [6]
+
+    def test_many_at_once(self) -> None:
+        """The epoch is sorted at its beginning alone, where the step is not mapped."""
+        half, whole = self.runs()
+        keys, data = jax.random.split(key(7), 2), {"train": regression()}
+        first = jax.jit(jax.vmap(half, (0, None, None)))(keys, data, RATE)
+        assert first.step.tolist() == [3, 3]
+        first = first._replace(step=first.step[0])
+        mapped = jax.vmap(half, (0, None, None, fn.train.Run(0, 0, 0, 0, None)))
+        second = jax.jit(mapped)(keys, data, RATE, first)
+        wanted = jax.jit(jax.vmap(whole, (0, None, None)))(keys, data, RATE)
+        jax.tree.map(partial(close, rtol=1e-5, atol=1e-7), second.params, wanted.params)
+        close(second.history["train_loss"], wanted.history["train_loss"][:, 3:], rtol=1e-5)
+        conditions = str(jax.make_jaxpr(mapped)(keys, data, RATE, first)).count("cond[")
+        assert conditions == str(jax.make_jaxpr(half)(keys[0], data, RATE)).count("cond[") == 1
+
+    def test_divergence_is_counted_from_the_beginning(self) -> None:
+        """w is multiplied by -100 a step, and w^2 is too large at step 10: see TestDivergence."""
+        net = fn.dense(1, use_bias=False, w_init=fn.initializers.ones)
+        run, data = jax.jit(run_of(net, steps=8)), {"train": TestDivergence.ONES}
+        first = run(key(), data, {"learning_rate": TestDivergence.FAST})
+        second = run(key(), data, {"learning_rate": TestDivergence.FAST}, first)
+        third = run(key(), data, {"learning_rate": TestDivergence.FAST}, second)
+        assert [int(r.history["diverged_at"]) for r in (first, second, third)] == [-1, 10, 10]
+
+    def test_averaged_weights_are_in_its_optimizer_state(self) -> None:
+        make = lambda learning_rate: optax.chain(fn.optim.sgd(learning_rate), fn.optim.ema_params(0.5))  # noqa: E731
+        run = run_of(optimizer=make, steps=2)
+        got = run(key(), {"train": regression()}, RATE)
+        one = run_of(steps=1)(key(), {"train": regression()}, RATE)
+        average = fn.optim.averaged_params(got.opt_state, got.params)["w"]
+        close(average, 0.25 + 0.25 * one.params["w"] + 0.5 * got.params["w"], rtol=1e-6)
+
+    def test_what_it_cannot_go_on_from(self) -> None:
+        run, data = run_of(), {"train": regression()}
+        with pytest.raises(TypeError, match="run: after is {}, wanted the Run"):
+            run(key(), data, RATE, {})
+        got = jax.eval_shape(run, key(), data, RATE)
+        with pytest.raises(ValueError, match=r"after.opt_state is .* go on with the network and the optimizer"):
+            jax.eval_shape(run_of(optimizer=fn.optim.adam), key(), data, RATE, got)
+        wide = jax.eval_shape(run_of(fn.dense(2), loss=lambda p, t: jnp.sum(p, 1)), key(), data, RATE)
+        with pytest.raises(ValueError, match=r"after.params is .*float32\[3,2\].*, wanted .*float32\[3,1\]"):
+            jax.eval_shape(run, key(), data, RATE, wide)
+        several = jax.eval_shape(jax.vmap(run, (0, None, None)), jax.random.split(key(), 2), data, RATE)
+        with pytest.raises(ValueError, match="map over it with vmap if it is several runs"):
+            jax.eval_shape(run, key(), data, RATE, several)
+
+
 class TestHyperparameters:
     def test_numbers_of_any_kind(self) -> None:
         run, data = jax.jit(run_of(optimizer=fn.optim.adam)), {"train": regression()}
@@ -540,7 +607,7 @@ class TestDivergence:
 
     def test_the_message(self) -> None:
         def raised(at: Any, hparams: Any = None) -> str:
-            run = fn.train.Run({}, {}, {"diverged_at": jnp.asarray(at)})
+            run = fn.train.Run({}, {}, {"diverged_at": jnp.asarray(at)}, (), jnp.int32(0))
             with pytest.raises(FloatingPointError) as caught:
                 fn.train.raise_if_diverged(run, hparams)
             return str(caught.value)

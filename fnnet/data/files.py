@@ -1,0 +1,237 @@
+"""Arrays in a folder, one .npy file each, read through memory maps: data that may be larger than memory."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from fnnet import check
+from fnnet.data.dataset import Examples
+
+INDEX = "arrays.json"
+FORMAT = "fnnet arrays"
+VERSION = 1
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an array or of a dict: also that of a file or a folder
+PATH = re.compile(rf"{NAME.pattern}(/{NAME.pattern})*")  # of an array in nested dicts
+CHUNK = 1 << 24  # bytes copied at once
+
+
+class Kind(NamedTuple):
+    """What all batches of one array share."""
+
+    dtype: np.dtype[Any]
+    axes: tuple[int, ...]  # all but the first, which is the examples'
+
+
+def save_arrays(
+    folder: str | os.PathLike[str], examples: Mapping[str, Any] | Iterable[Mapping[str, Any]]
+) -> None:
+    """Writes arrays with equal leading axes to a new folder, whole or not at all.
+
+    Each array is a .npy file that any program may read, `x.npy`, of a nested dict `x/tokens.npy`; beside them
+    `arrays.json` has names, shapes, dtypes and sizes. What NumPy has no name for, such as bfloat16, is stored
+    as unsigned integers of its bits. The folder is written beside its place, under a hidden name that ends in
+    `.part`, and renamed when it is on the disk; a process that is killed leaves that one behind.
+
+    Args:
+        folder: where to write; it must not exist. Its parents are made.
+        examples: dict, or nested dicts, of arrays with one leading axis, that of the examples; or an iterable
+            of such dicts, batches of any sizes, which are written one after the other: only one is in memory.
+
+    Raises:
+        FileExistsError: the folder exists.
+        TypeError: examples is neither, or an array is not of numbers or booleans.
+        ValueError: leading axes that differ, no example, a name that is none for a file, or a batch whose
+            names, dtypes or further axes are not the first one's.
+        OSError: the disk is full, or the folder cannot be written.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp()) / "squares"
+        >>> fn.data.save_arrays(folder, ({"x": jnp.arange(i, i + 3.0), "y": jnp.ones(3)} for i in (0, 3)))
+        >>> fn.data.open_arrays(folder)["x"]
+        memmap([0., 1., 2., 3., 4., 5.], dtype=float32)
+    """
+    folder = Path(folder).expanduser()
+    if os.path.lexists(folder):
+        raise FileExistsError(f"save_arrays: {folder} exists; choose another folder, or remove it first")
+    batches = [examples] if isinstance(examples, Mapping) else examples
+    if not isinstance(batches, Iterable) or hasattr(batches, "dtype"):
+        raise TypeError(
+            f"save_arrays: got {check.describe(examples)}, wanted a dict of arrays or batches of them"
+        )
+
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.mkdir(parents=True)
+        _write(part, batches)
+        part.rename(folder)
+    except BaseException as exc:
+        shutil.rmtree(part, ignore_errors=True)
+        exc.add_note(f"save_arrays: nothing was written to {folder}")
+        raise
+
+
+def open_arrays(folder: str | os.PathLike[str]) -> Examples:
+    """The arrays that `save_arrays` wrote, as read-only memory maps: nothing is read before it is looked at.
+
+    Args:
+        folder: the folder given to `save_arrays`.
+
+    Returns:
+        The dict, or nested dicts, of `np.memmap`, for `stream`, or to be sliced: `arrays["x"][:1000]`.
+
+    Raises:
+        FileNotFoundError: the folder, its arrays.json, or one of the files is missing.
+        ValueError: a file is not as long as it was, or not what arrays.json says; arrays.json is damaged, was
+            not written by `save_arrays`, or by that of a newer fnnet.
+
+    Example:
+        See `save_arrays`.
+    """
+    folder = Path(folder).expanduser()
+    index = folder / INDEX
+    if not index.is_file():
+        missing = f"has no {INDEX}" if folder.is_dir() else "is no folder"
+        raise FileNotFoundError(f"open_arrays: {folder} {missing}; wanted a folder that save_arrays wrote")
+    try:
+        found = json.loads(index.read_bytes())
+    except ValueError as exc:
+        raise ValueError(f"open_arrays: {index} is damaged ({exc}); write the folder again") from exc
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"open_arrays: {index} was not written by save_arrays; wanted a folder that was")
+    if found.get("version") != VERSION:
+        raise ValueError(
+            f"open_arrays: {index} is of version {found.get('version')}, this fnnet reads {VERSION}; "
+            "update fnnet"
+        )
+    arrays: Examples = {}
+    for path, (shape, dtype, size) in _entries(index, found).items():
+        *above, name = path.split("/")
+        inside = arrays
+        for parent in above:
+            inside = inside.setdefault(parent, {})
+        inside[name] = _open(folder / f"{path}.npy", shape, dtype, size)
+    return arrays
+
+
+def _write(folder: Path, batches: Iterable[Mapping[str, Any]]) -> None:
+    """Writes the files into an empty folder."""
+    kinds: dict[str, Kind] = {}  # of the first batch
+    files: dict[str, BinaryIO] = {}
+    n = 0
+    with ExitStack() as closing:
+        for k, batch in enumerate(batches):
+            arrays = dict(_flatten(batch, ""))
+            leading = {a.shape[:1] for a in arrays.values()}
+            if len(leading) != 1 or leading == {()}:
+                raise ValueError(
+                    f"save_arrays: batch {k} is {check.describe(batch)}, wanted arrays with equal "
+                    "leading axes"
+                )
+            got = {path: Kind(a.dtype, a.shape[1:]) for path, a in arrays.items()}
+            if k == 0:
+                kinds = got
+                for path, kind in kinds.items():
+                    place = folder / f"{path}.npy"
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    files[path] = closing.enter_context(place.open("xb"))
+                    _write_header(files[path], kind, 0)
+            if got != kinds:
+                wanted = {path: np.empty((0, *kind.axes), kind.dtype) for path, kind in kinds.items()}
+                raise ValueError(
+                    f"save_arrays: batch {k} is {check.describe(batch)}, wanted names, dtypes and further "
+                    f"axes as in the first batch: {check.describe(wanted)}"
+                )
+            for path, a in arrays.items():
+                rows = max(1, CHUNK // max(1, a[:1].nbytes))
+                for start in range(0, len(a), rows):
+                    files[path].write(a[start : start + rows].tobytes())
+            n += leading.pop()[0]
+        if n == 0:
+            raise ValueError("save_arrays: got no example, wanted one at least")
+
+        entries = {}
+        for path, kind in kinds.items():
+            size = files[path].tell()
+            files[path].seek(0)
+            # As long as the one for no example: NumPy leaves room for the first axis to grow.
+            _write_header(files[path], kind, n)
+            entries[path] = {"shape": (n, *kind.axes), "dtype": kind.dtype.name, "bytes": size}
+        index = closing.enter_context((folder / INDEX).open("xb"))
+        index.write(json.dumps({"format": FORMAT, "version": VERSION, "arrays": entries}, indent=1).encode())
+        for file in (*files.values(), index):
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _flatten(tree: Mapping[str, Any], above: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of nested dicts with their paths, such as "x/tokens"."""
+    if not isinstance(tree, Mapping):
+        raise TypeError(f"save_arrays: a batch is {check.describe(tree)}, wanted a dict of arrays")
+    for name, child in tree.items():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"save_arrays: the name {name!r} is to be that of a file; wanted letters, digits, _ and -"
+            )
+        path = f"{above}{name}"
+        if isinstance(child, Mapping):
+            yield from _flatten(child, f"{path}/")
+            continue
+        a = np.asarray(child)
+        if not (a.dtype == bool or jnp.issubdtype(a.dtype, jnp.number)):
+            raise TypeError(f"save_arrays: {path} is {check.describe(a)}, wanted numbers or booleans")
+        yield path, a.astype(a.dtype.newbyteorder("="), copy=False)
+
+
+def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in the file: that of the array, or unsigned integers for one that NumPy does not know."""
+    return np.dtype(f"u{dtype.itemsize}") if dtype.isbuiltin == 2 else dtype
+
+
+def _write_header(file: BinaryIO, kind: Kind, n: int) -> None:
+    """Writes the head of a .npy file of n examples."""
+    descr = np.lib.format.dtype_to_descr(_stored(kind.dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": (n, *kind.axes)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _entries(index: Path, found: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any], int]]:
+    """Shape, dtype and bytes of each file, out of what arrays.json says."""
+    try:
+        entries = found["arrays"]
+        if not isinstance(entries, dict) or not entries or not all(map(PATH.fullmatch, entries)):
+            raise ValueError("no names of arrays")
+        return {
+            path: (tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]), int(entry["bytes"]))
+            for path, entry in entries.items()
+        }
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ValueError(f"open_arrays: {index} is damaged ({exc!r}); write the folder again") from exc
+
+
+def _open(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> np.ndarray:
+    """One array, mapped, after a look at the file's size: a map longer than its file kills the process."""
+    if not file.is_file():
+        raise FileNotFoundError(f"open_arrays: {file} is missing; bring it back, or write the folder again")
+    found = file.stat().st_size
+    if found != size:
+        raise ValueError(f"open_arrays: {file} has {found} bytes, wanted {size}; write the folder again")
+    try:
+        a = np.load(file, mmap_mode="r")
+    except ValueError as exc:
+        raise ValueError(f"open_arrays: {file} is damaged ({exc}); write the folder again") from exc
+    if a.shape != shape or a.dtype != _stored(dtype):
+        raise ValueError(
+            f"open_arrays: {file} is {check.describe(a)}, wanted {dtype}[{','.join(map(str, shape))}], of "
+            f"which {INDEX} speaks; write the folder again"
+        )
+    return a.view(dtype)

@@ -1,0 +1,167 @@
+"""Precision, recall and F1, by class or averaged."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnnet import check
+from fnnet.metrics.confusion import decisions
+from fnnet.metrics.metric import Metric
+
+AVERAGES = ("macro", "micro", "weighted", "binary", None)
+
+
+def precision(
+    classes: int, average: str | None = "macro", *, positive: int = 1, zero_division: float = 0.0
+) -> Metric:
+    """Precision: the share of what was taken for a class that is of it.
+
+        P_c = tp_c / (tp_c + fp_c)        tp: taken for c and of it, fp: taken for c and of another
+
+    Args:
+        classes: their number.
+        average: "macro", the mean over the classes; "weighted", the same weighted by how many examples are of
+            each; "micro", the counts of all classes summed first, which here is the accuracy; "binary", of
+            the class `positive` among two; None, float[classes], one of each.
+        positive: the class that "binary" is of, 0 or 1.
+        zero_division: what stands for 0 / 0: in a class that nothing was taken for.
+
+    Returns:
+        A metric of predictions (batch, ..., classes), whose largest score counts, the first of equal ones,
+        and of targets, integer labels (batch, ...) or a distribution (batch, ..., classes). Each position of
+        the axes in between counts as one. The numbers are scikit-learn's with `labels=range(classes)`: a
+        class that never occurs is averaged over, too. NaN where nothing was counted, or something that has no
+        place: a label that does not exist, NaN among the scores.
+
+    Raises:
+        TypeError: classes is no int.
+        ValueError: classes is not positive; average is none of these, or "binary" with classes other than 2;
+            positive is not 0 or 1; zero_division is not in [0, 1]; the shapes do not fit.
+
+    Example:
+        >>> precision = fn.metrics.precision(2, average=None)
+        >>> scores, labels = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), jnp.array([1, 0, 0])
+        >>> precision.result(precision.update(precision.init(), scores, labels))
+        Array([1. , 0.5], dtype=float32)
+    """
+    return _averaged(
+        "precision", lambda right, guessed, true: (right, guessed), classes, average, positive, zero_division
+    )
+
+
+def recall(
+    classes: int, average: str | None = "macro", *, positive: int = 1, zero_division: float = 0.0
+) -> Metric:
+    """Recall: the share of what is of a class that was taken for it.
+
+        R_c = tp_c / (tp_c + fn_c)        tp: taken for c and of it, fn: of c and taken for another
+
+    Args:
+        classes: their number.
+        average: as in `precision`. The weighted one is the accuracy.
+        positive: the class that "binary" is of, 0 or 1.
+        zero_division: what stands for 0 / 0: in a class that nothing is of.
+
+    Returns:
+        A metric; predictions, targets and NaN as in `precision`.
+
+    Raises:
+        TypeError, ValueError: as in `precision`.
+
+    Example:
+        >>> recall = fn.metrics.recall(2, average="binary")
+        >>> scores, labels = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]]), jnp.array([1, 0, 1])
+        >>> recall.result(recall.update(recall.init(), scores, labels))
+        Array(0.5, dtype=float32)
+    """
+    return _averaged(
+        "recall", lambda right, guessed, true: (right, true), classes, average, positive, zero_division
+    )
+
+
+def f1(
+    classes: int, average: str | None = "macro", *, positive: int = 1, zero_division: float = 0.0
+) -> Metric:
+    """F1: the harmonic mean of precision and recall.
+
+        F_c = 2 tp_c / (2 tp_c + fp_c + fn_c)
+
+    Args:
+        classes: their number.
+        average: as in `precision`: of the F1 of the classes, never F1 of averages.
+        positive: the class that "binary" is of, 0 or 1.
+        zero_division: what stands for 0 / 0: in a class that nothing is of and nothing was taken for.
+
+    Returns:
+        A metric; predictions, targets and NaN as in `precision`.
+
+    Raises:
+        TypeError, ValueError: as in `precision`.
+
+    Example:
+        >>> f1 = fn.metrics.f1(2, average="binary")
+        >>> scores, labels = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]]), jnp.array([1, 0, 1])
+        >>> float(f1.result(f1.update(f1.init(), scores, labels)))
+        0.6666...
+
+    Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
+    """
+    return _averaged(
+        "f1",
+        lambda right, guessed, true: (2 * right, guessed + true),
+        classes,
+        average,
+        positive,
+        zero_division,
+    )
+
+
+def _averaged(
+    name: str,
+    fraction: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    classes: int,
+    average: str | None,
+    positive: int,
+    zero_division: float,
+) -> Metric:
+    """A metric of numerators and denominators made of the counts right, guessed and true of each class."""
+    check.is_positive(name, "classes", classes)
+    check.probability(name, "zero_division", zero_division)
+    if average not in AVERAGES:
+        raise ValueError(f"{name}: average={average!r}, wanted one of {AVERAGES}")
+    if average == "binary" and classes != 2:
+        raise ValueError(f"{name}: average='binary' with classes={classes}, wanted 2, or another average")
+    if positive not in (0, 1):
+        raise ValueError(f"{name}: positive={positive!r}, wanted class 0 or 1")
+
+    def init() -> tuple[jax.Array, jax.Array]:
+        # How many are right, guessed and true, of each class; how many have no place.
+        return jnp.zeros((3, classes), jnp.int32), jnp.zeros([], jnp.int32)
+
+    def update(totals: Any, prediction: Any, target: Any, mask: jax.Array | None = None) -> Any:
+        counts, unknown = totals
+        truth, guess, more = decisions(name, classes, prediction, target, mask)
+        which = jnp.stack([jnp.where(truth == guess, truth, classes), guess, truth])
+        # No scatter: a sum of comparisons is fast on every device, under vmap too.
+        is_class = which[:, :, None] == jnp.arange(classes).reshape(1, 1, classes)
+        return counts + jnp.sum(is_class, axis=1, dtype=jnp.int32), unknown + more
+
+    def result(totals: Any) -> jax.Array:
+        counts, unknown = totals
+        n = jnp.sum(counts[2])
+        right, guessed, true = counts.astype(jnp.result_type(float))
+        if average == "micro":
+            right, guessed, true = jnp.sum(right), jnp.sum(guessed), jnp.sum(true)
+        above, below = fraction(right, guessed, true)
+        value = jnp.where(below == 0, zero_division, above / jnp.where(below == 0, 1, below))
+        if average == "macro":
+            value = jnp.mean(value)
+        elif average == "weighted":
+            value = jnp.sum(value * true) / jnp.sum(true)
+        elif average == "binary":
+            value = value[positive]
+        return jnp.where((unknown > 0) | (n == 0), jnp.nan, value)
+
+    return Metric(init, update, result)

@@ -1,0 +1,98 @@
+"""R2, the coefficient of determination: the share of the targets' variance that the predictions explain."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnnet import check
+from fnnet.metrics.metric import Metric, counted
+
+
+class R2Totals(NamedTuple):
+    """What is known of the examples so far; float[1, outputs] but for n."""
+
+    n: jax.Array  # int32[], how many
+    origin: jax.Array  # the first target; all others are taken less it, so that a large mean costs no digits
+    mean: jax.Array  # of the targets, less the origin
+    spread: jax.Array  # sum of (target - mean)^2
+    error: jax.Array  # sum of (target - prediction)^2
+
+
+def r2(outputs: int = 1) -> Metric:
+    """R2, the coefficient of determination, averaged over the outputs.
+
+        R2 = mean_k [1 - sum_i (t_ik - y_ik)^2 / sum_i (t_ik - mean_k)^2]        mean_k = sum_i t_ik / n
+
+    1 is perfect, 0 as good as the mean of the targets, below 0 worse. The sums of squares about the mean are
+    merged from batch to batch without a difference of large numbers (Chan et al.).
+
+    Args:
+        outputs: numbers predicted for each example.
+
+    Returns:
+        A metric of predictions and targets of one shape, (batch, outputs), or (batch,) for one output. As in
+        scikit-learn, an output with constant targets has R2 1 where every prediction is right, else 0, and
+        fewer than two examples have none: NaN. NaN among what is counted gives NaN.
+
+    Raises:
+        TypeError: outputs is no int.
+        ValueError: outputs is not positive; the shapes do not fit.
+
+    Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
+
+    Example:
+        >>> r2 = fn.metrics.r2()
+        >>> totals = r2.update(r2.init(), jnp.array([1.0, 2.0]), jnp.array([1.0, 3.0]))
+        >>> r2.result(r2.update(totals, jnp.array([5.0]), jnp.array([5.0])))
+        Array(0.875, dtype=float32)
+    """
+    check.is_positive("r2", "outputs", outputs)
+
+    def init() -> R2Totals:
+        # Each an array of its own, so that all can be donated.
+        return R2Totals(jnp.zeros([], jnp.int32), *(jnp.zeros((1, outputs)) for _ in range(4)))
+
+    def update(totals: R2Totals, prediction: Any, target: Any, mask: jax.Array | None = None) -> R2Totals:
+        y, t = jnp.asarray(prediction), jnp.asarray(target)
+        if (
+            y.shape != t.shape
+            or y.shape[1:] not in ([(), (1,)] if outputs == 1 else [(outputs,)])
+            or not y.ndim
+        ):
+            raise ValueError(
+                f"r2: prediction is {check.describe(y)} and target {check.describe(t)}, wanted both "
+                f"(batch, {outputs})"
+                + (" or both (batch,)" if outputs == 1 else "")
+                + f" for outputs={outputs}"
+            )
+        counts = counted("r2", mask, len(t))[:, None]
+        if len(t) == 0:
+            return totals
+        n, origin, mean, spread, error = totals
+        y, t = y.reshape(-1, outputs).astype(mean.dtype), t.reshape(-1, outputs).astype(mean.dtype)
+        origin = jnp.where(n == 0, jnp.where(jnp.any(counts), t[jnp.argmax(counts)][None], 0), origin)
+
+        before, more = n.astype(mean.dtype), jnp.sum(counts, dtype=mean.dtype)
+        distance = jnp.where(counts, t - origin, 0)
+        batch_mean = jnp.sum(distance, axis=0, keepdims=True) / jnp.maximum(more, 1)
+        batch_spread = jnp.sum(jnp.where(counts, jnp.square(distance - batch_mean), 0), axis=0, keepdims=True)
+        batch_error = jnp.sum(jnp.where(counts, jnp.square(t - y), 0), axis=0, keepdims=True)
+
+        share = more / jnp.maximum(before + more, 1)
+        gap = batch_mean - mean
+        return R2Totals(
+            n + jnp.sum(counts, dtype=jnp.int32),
+            origin,
+            mean + gap * share,
+            spread + batch_spread + jnp.square(gap) * before * share,
+            error + batch_error,
+        )
+
+    def result(totals: R2Totals) -> jax.Array:
+        n, _, _, spread, error = totals
+        constant = jnp.where(error == 0, 1, jnp.where(jnp.isnan(error), jnp.nan, 0))
+        by_output = jnp.where(spread == 0, constant, 1 - error / jnp.where(spread == 0, 1, spread))
+        return jnp.where(n < 2, jnp.nan, jnp.mean(by_output))
+
+    return Metric(init, update, result)

@@ -1,0 +1,163 @@
+"""The files of a checkpoint: sealed by a list of their digests, and verified by it."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+FORMAT = 1  # of about.json and of what lies beside it; a reader takes its own and the older ones
+UNFINISHED = (".saving-", ".removing-")  # hidden names; what bears one is no checkpoint
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged, foreign, newer than this fnnet, or of another network."""
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints by step, ascending."""
+    try:
+        names = _names(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {int(name[5:]): folder / name for name in names if re.fullmatch(r"step_\d{12}", name)}
+
+
+def seal(saving: Path, record: dict[str, Any]) -> None:
+    """Brings the files to the disk, and adds about.json: the record, versions, what the files must be."""
+    import fnnet
+
+    files = {}
+    for parent, _, names in os.walk(saving):
+        for name in names:
+            path = Path(parent, name)
+            files[path.relative_to(saving).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+            flush(path)
+    record = {"format": FORMAT, "fnnet": fnnet.__version__, "jax": jax.__version__, **record, "files": files}
+    record["sha256"] = _sha256_of_record(record)
+    (saving / "about.json").write_text(json.dumps(record, indent=1))
+    flush(saving / "about.json")
+    for parent, _, _ in os.walk(saving):
+        flush(Path(parent))
+
+
+def verified(path: Path) -> dict[str, Any]:
+    """What about.json says, once everything in the checkpoint is found to be as it was written."""
+    damaged = "the checkpoint is damaged, restore it from a copy"
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file, wanted a folder; {damaged}")
+    try:
+        record = json.loads((path / "about.json").read_bytes())
+    except FileNotFoundError:
+        names = ", ".join(_names(path)[:5]) or "nothing"
+        raise CheckpointError(
+            f"{path} has no about.json, but {names}: it is damaged, or was not written by fnnet"
+        ) from None
+    except ValueError as exc:
+        raise CheckpointError(f"{path / 'about.json'} is no JSON ({exc}); {damaged}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise CheckpointError(f"{path / 'about.json'} has no format number: it was not written by fnnet")
+    if record["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {record['format']}, written by fnnet {record.get('fnnet')}; this one reads "
+            f"format {FORMAT}: install that version, or a later one"
+        )
+    if record.get("sha256") != _sha256_of_record(record):
+        raise CheckpointError(f"{path / 'about.json'} has changed since it was written; {damaged}")
+    if path.name != f"step_{record['step']:012d}":
+        raise CheckpointError(
+            f"{path} is of step {record['step']}, and has another name; name it by its step"
+        )
+    for name, wanted in record["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; {damaged}")
+        if (size := file.stat().st_size) != wanted["bytes"]:
+            raise CheckpointError(f"{file} has {size} bytes, wanted {wanted['bytes']}; {damaged}")
+        if (digest := _sha256(file)) != wanted["sha256"]:
+            raise CheckpointError(
+                f"{file} has changed since it was written: SHA-256 {digest[:12]}..., wanted "
+                f"{wanted['sha256'][:12]}...; {damaged}"
+            )
+    return record
+
+
+def last_whole(paths: list[Path]) -> str:
+    """For an error: which of the other checkpoints can be used, and how."""
+    for path in reversed(paths):
+        with suppress(CheckpointError, OSError):
+            step = verified(path)["step"]
+            return f"; step {step} is whole: pass step={step}, and move later ones away before the run saves again"
+    return "; there is no other that is whole" if paths else ""
+
+
+def contents(folder: Path) -> str:
+    """Why there is no checkpoint in a folder."""
+    if not folder.exists():
+        return "there is no such folder"
+    if not folder.is_dir():
+        return "it is a file, wanted the folder that was given to save"
+    names = _names(folder)
+    if "about.json" in names:
+        return f"it is a checkpoint itself; wanted the folder around it, {folder.parent}"
+    if unfinished := [name for name in names if name.startswith(UNFINISHED)]:
+        return f"a process was stopped before its first one was whole, and left {unfinished[0]}; begin anew"
+    return f"it has {', '.join(names[:5])}, which fnnet did not write" if names else "it is empty"
+
+
+def remove_unfinished(folder: Path) -> None:
+    for name in _names(folder):
+        if name.startswith(UNFINISHED):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # some network file systems flush no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def has_room(folder: Path, size: int) -> None:
+    """Raises where the disk is too full, before orbax's threads find it out one after the other."""
+    disk = shutil.disk_usage(folder)
+    needed = size + 2**16  # orbax's own, and about.json
+    if disk.total and disk.free < needed:
+        raise OSError(errno.ENOSPC, "", f"{needed:,} bytes are needed, {disk.free:,} are free")
+
+
+def error_number(error: BaseException) -> int | None:
+    """The system's number of an error; tensorstore, which orbax writes with, has it in a ValueError's text."""
+    if isinstance(error, OSError):
+        return error.errno
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(number[1]) if number else None
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_record(record: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

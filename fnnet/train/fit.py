@@ -1,0 +1,772 @@
+"""A training run driven from outside: progress, validation, early stopping, checkpoints, data larger than memory."""
+
+import itertools
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fnnet import check
+from fnnet.layer import Layer, Params, State
+from fnnet.losses import class_weighted
+from fnnet.metrics import Metric, PerExample, mean
+from fnnet.optim.accumulate import accumulate as accumulate_gradients
+from fnnet.train import checkpoint
+from fnnet.train.batches import count_examples
+from fnnet.train.display import progress_bar
+from fnnet.train.evaluate import evaluate
+from fnnet.train.guard import TrainingWarning, blame, explodes, never_moves, not_finite_in
+from fnnet.train.history import append_line, columns, for_json, from_json, joined, write_lines
+from fnnet.train.loop import Augment, Keys, Loop, make_guarded, split_keys
+from fnnet.train.shard import Rules, auto, shardings, spread
+from fnnet.train.source import Source, in_memory, streamed
+from fnnet.train.step import Batch, TrainState, check_metrics, make_step, start
+from fnnet.wrap import cast
+
+CALL_SECONDS = 0.2  # what a call of the compiled program should take: so soon Ctrl-C is heard
+CHECKPOINTS = "checkpoints"  # in the folder
+SAVING_SHARE = 0.01  # of the time, for checkpoints, where it is not said how often there is to be one
+
+
+class Moment(NamedTuple):
+    """What a callback is given after each evaluation."""
+
+    step: int  # steps taken
+    epoch: float  # passes through the data
+    row: dict[str, Any]  # the evaluation's line in history.jsonl
+    params: Params
+    state: State
+
+
+class Best(NamedTuple):
+    """The best evaluation."""
+
+    step: int  # steps taken before it
+    value: float  # of what is monitored
+    params: Params
+    state: State
+
+
+class Fitted(NamedTuple):
+    """What `fit` ends with."""
+
+    params: Params  # with `patience` those of the best evaluation, else the last
+    state: State  # the layers' own that belong to them
+    history: dict[str, np.ndarray]
+    best: Best | None  # None without `valid`
+    stopped: str  # "finished", "patience", "callback" or "interrupted"
+    now: TrainState  # after the last step, with the optimizer's state
+
+
+class DivergedError(FloatingPointError):
+    """A loss or a gradient that is not finite. `fitted` has what was reached before it: nothing is lost."""
+
+    fitted: Fitted
+
+
+class PlateauState(NamedTuple):
+    """What updates are multiplied by; it is set after an evaluation."""
+
+    scale: jax.Array  # float32[]
+
+
+@dataclass
+class Host:
+    """What a run has besides the loop's arrays; a checkpoint has it, too."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)  # one an evaluation
+    chunks: list[dict[str, np.ndarray]] = field(
+        default_factory=list
+    )  # the steps' numbers, some steps in each
+    whole: int = 0  # chunks that the last row is of
+    best: Best | None = None
+    waited: int = 0  # evaluations since the best one
+    plateau: Any = None  # state of reduce_on_plateau
+    seconds: float = 0.0
+    stopped: str = ""
+
+    def since_row(self) -> dict[str, np.ndarray]:
+        """The steps' numbers since the last row, which is now."""
+        since, self.whole = joined(self.chunks[self.whole :]), len(self.chunks)
+        return since
+
+
+def fit(
+    net: Layer,
+    loss: PerExample,
+    optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation],
+    train: Any,
+    *,
+    valid: Any = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: Any = None,
+    key: chex.PRNGKey | int = 0,
+    initial: tuple[Params, State] | None = None,
+    metrics: Mapping[str, PerExample | Metric] | None = None,
+    penalty: Callable[[Params], jax.Array] | None = None,
+    class_weights: Any = None,
+    augment: Augment | None = None,
+    accumulate: int = 1,
+    dtype: Any = None,
+    eval_every: int | None = None,
+    eval_batch_size: int = 1000,
+    monitor: str | None = None,
+    maximize: bool | None = None,
+    patience: int | None = None,
+    reduce_on_plateau: optax.GradientTransformation | None = None,
+    callbacks: Sequence[Callable[[Moment], Any]] = (),
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool | str = False,
+    checkpoint_every: int | None = None,
+    progress: bool | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules = (),
+    not_finite: str = "stop",
+    largest_norm: float | None = None,
+    debug: bool = False,
+) -> Fitted:
+    """Trains a network: `make_step` in a loop, with what a person wants around it.
+
+    On examples in memory, with the same key, optimizer, steps and batch size, it computes what `make_run` does.
+
+    Data and length:
+
+    Args:
+        net: the network.
+        loss: `(prediction, target) -> one value an example`.
+        optimizer: from `fnnet.optim` or optax, such as `fn.optim.adam(1e-3)`; or what makes one of a learning rate,
+            such as `fn.optim.adam`, with `learning_rate`, which is then shown and recorded.
+        train: dict of arrays "x" and "y" with one leading axis, which go to the device; or an iterable of such dicts,
+            one a batch, for data larger than memory, such as `fn.data.stream`.
+        valid: dict of arrays to evaluate on, or an iterable of batches that ends.
+        epochs: passes through the data. Either this or `steps`.
+        steps: batches, which are updates unless `accumulate` is given.
+        batch_size: examples a batch, 32 by default, where train is a dict. Each epoch is a permutation; what is left
+            over at its end, less than a batch, is other examples each time.
+        learning_rate: for the maker of an optimizer: a number or a schedule.
+        key: a PRNG key, or the seed of one. The same key, the same bits.
+        initial: (params, state) to begin with, such as a pretrained network's; drawn from the key unless given.
+
+        metrics: functions of the form of a loss, or `fn.metrics.Metric`s, by name.
+        penalty: function of the params that is added to the loss.
+        class_weights: float[classes], see `fn.losses.class_weighted`; in training only.
+        augment: pure function `(key, batch) -> batch`, in training only.
+        accumulate: batches an update, see `fn.optim.accumulate`.
+        dtype: to compute in, such as `jnp.bfloat16`; params and optimizer stay in float32, see `fn.cast`.
+
+        eval_every: steps from one evaluation to the next; an epoch by default, or a tenth of the steps where the length
+            of an epoch is not known. There is one at the end in any case.
+        eval_batch_size: examples evaluated at once.
+        monitor: what decides which evaluation is the best: "valid_loss", or "valid_" or "train_" and the name of a
+            metric. "valid_loss" by default, "train_loss" without `valid`.
+        maximize: whether more of it is better. Must be given unless it is a loss.
+        patience: evaluations without a new best after which training stops; the best params are then returned. Without
+            it, training goes to its end and returns the last; the best are in `best`.
+        reduce_on_plateau: `fn.optim.reduce_on_plateau(...)`: the updates' scale falls where valid_loss (train_loss
+            without valid) does not; its counts are of evaluations.
+        callbacks: functions of a `Moment`, called after each evaluation. One that returns True ends the training.
+
+        folder: for history.jsonl, a line an evaluation, and for the folder checkpoints. None: no files.
+        resume: True goes on from the folder's last checkpoint, and ends with the bits of a run that was never stopped;
+            "auto" does where there is one. False wants a folder without.
+        checkpoint_every: steps from one checkpoint to the next; by default as many as it takes to spend a hundredth of
+            the time on it, with several processes those of an evaluation. There is one at the end.
+        progress: whether to show a bar; None: where rich is installed and stderr is a terminal.
+
+        mesh: devices to train on, with an axis "data" that batches are split over. With several processes
+            (`jax.distributed`), all call `fit` alike, with the same dict, or each with its own share of the batches.
+        rules: how params are split over the mesh, see `shardings`; by default each device has all of them.
+
+        not_finite: "stop" raises DivergedError at the first loss that is not finite, before its update; "skip" leaves
+            out updates whose loss or gradient is not, and counts them.
+        largest_norm: a gradient with a larger Euclidean norm counts as one that is not finite.
+        debug: look at each layer's output in each step, and stop at the first NaN, whether or not it reaches the loss.
+            Some hundred times slower.
+
+    Returns:
+        `Fitted(params, state, history, best, stopped, now)`. The history has, by name:
+
+        - "train_loss", "train_accuracy", ...: float[steps], means over the batch of each step, as in `make_run`;
+        - "eval_step", "epoch", "seconds", "examples_per_second", "learning_rate", "params_norm", "valid_loss",
+          "valid_accuracy", ...: float[evaluations]; "skipped", steps left out so far, with not_finite="skip".
+
+        A line of history.jsonl has these, and the means of the "train_" since the last line. Ctrl-C ends the training
+        after the present steps, with a checkpoint where there is a folder; a second one interrupts at once.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described.
+        DivergedError: a FloatingPointError with the step and the layer at fault, and, as `fitted`, what was reached.
+        CheckpointError: resume is False and the folder has a checkpoint, or True and it has none, or one that is
+            damaged, newer, or of another network, optimizer, key or data.
+        OSError: a file cannot be written or read; the last checkpoint stays intact.
+        ImportError: `folder` without orbax, or progress=True without rich.
+
+    Warns:
+        TrainingWarning: the loss is the same at the first three evaluations; the params' norm has grown a thousandfold.
+
+    Example:
+        >>> data = fn.data.split(fn.data.two_moons(jax.random.key(0), 300))
+        >>> net = fn.serial(fn.dense(16), fn.tanh, fn.dense(2))
+        >>> fitted = fn.train.fit(net, fn.losses.softmax_cross_entropy, fn.optim.adam, data.train, valid=data.valid,
+        ...                       learning_rate=0.1, epochs=20, batch_size=50, metrics={"accuracy": fn.metrics.accuracy})
+        >>> bool(fitted.history["valid_accuracy"][-1] > 0.9)
+        True
+    """
+    _check_arguments(
+        epochs,
+        steps,
+        batch_size,
+        eval_every,
+        eval_batch_size,
+        accumulate,
+        patience,
+        checkpoint_every,
+        not_finite,
+        resume,
+        folder,
+        dtype,
+    )
+    metrics = check_metrics(metrics)
+    net = net if dtype is None else cast(net, dtype)
+    keys = split_keys(jax.random.key(key) if isinstance(key, int) else key)
+    mesh = None if mesh is None else auto(mesh)
+    if isinstance(train, Mapping):
+        source = in_memory(train, batch_size or 32, mesh)
+    elif debug:
+        raise ValueError(
+            "fit: debug=True looks at a batch before its step, wanted train in memory, a dict of x and y"
+        )
+    elif batch_size is None:
+        source = streamed(train, mesh)
+    else:
+        raise ValueError(
+            "fit: batch_size is for train in memory; the batches of an iterable have their own size"
+        )
+    total, eval_every = _length(source.steps_per_epoch, epochs, steps, eval_every)
+    monitor, maximize = _monitored(monitor, maximize, valid, metrics)
+
+    # The step, and the state that it begins with.
+    change = _optimizer(optimizer, learning_rate)
+    if accumulate > 1:
+        change = accumulate_gradients(change, accumulate)
+    if reduce_on_plateau is not None:
+        change = optax.chain(change, _scaled())
+    skip = not_finite == "skip"
+
+    def is_bad(seen: dict[str, jax.Array]) -> jax.Array:
+        bad = ~jnp.isfinite(sum(seen[name] for name in ("loss", "penalty", "gradient_norm") if name in seen))
+        return bad if largest_norm is None else bad | (seen["gradient_norm"] > largest_norm)
+
+    train_loss = loss if class_weights is None else class_weighted(loss, class_weights)
+    with_norm = skip or largest_norm is not None
+    step = make_step(
+        net, train_loss, change, metrics=metrics, penalty=penalty, gradient_norm=with_norm, skip_if=is_bad
+    )
+    shapes = source.shapes if augment is None else jax.eval_shape(augment, keys.augment, source.shapes)
+
+    def begin(keys: Keys, order: jax.Array, initial: Any) -> Loop:
+        if initial is None:
+            now = start(net, change, keys.init, shapes["x"])
+        else:
+            params, state = initial
+            now = TrainState(params, state, change.init(params), jnp.zeros([], jnp.int32))
+        return Loop(now, order, skipped=jnp.zeros([], jnp.int32), halted=jnp.zeros([], bool))
+
+    given = keys, source.order, initial
+    like = jax.eval_shape(begin, *given)
+    lies = None
+    if mesh is not None:
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        lies = jax.tree.map(lambda _: everywhere, like)._replace(now=shardings(like.now, mesh, rules))
+        like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, lies)
+    advance = source.compile(make_guarded(step, is_bad, skip, augment), lies)
+    evaluated = _evaluation(net, {"loss": loss, **metrics}, valid, eval_batch_size, mesh)
+
+    # What was done before.
+    host = Host(plateau=None if reduce_on_plateau is None else reduce_on_plateau.init({}))
+    keeps_best = valid is not None or patience is not None
+    settings = source.identity | {
+        "key": np.asarray(jax.random.key_data(keys.init)).tolist(),
+        "accumulate": accumulate,
+        "not_finite": not_finite,
+    }
+    folder = None if folder is None else Path(folder).expanduser()
+    if folder is not None and not source.has_position:
+        raise ValueError(
+            "fit: train's iterator has no get_state and set_state, so that a checkpoint could not say where it stands: "
+            "take fn.data.stream or a grain dataset, or leave out folder="
+        )
+    goes_on = folder is not None and _goes_on(folder / CHECKPOINTS, resume)
+    if folder is not None and goes_on:
+        loop = _read(folder / CHECKPOINTS, like, host, settings, source, keeps_best)
+    else:
+        loop = jax.jit(begin, out_shardings=lies)(*given)
+    at = int(loop.now.step)
+    if host.stopped == "interrupted" or (host.stopped == "finished" and at < total):
+        host.stopped = ""
+    row_at, row_seconds = (host.rows[-1]["step"], host.rows[-1]["seconds"]) if host.rows else (0, 0.0)
+    examples_a_step = jax.tree.leaves(source.shapes)[0].shape[0]
+    several, first = jax.process_count() > 1, jax.process_index() == 0
+    saving, unsaved = 1.0, 0.0  # seconds that the last checkpoint took, and since then
+
+    def fitted() -> Fitted:
+        kept = loop.now if patience is None or host.best is None else host.best
+        steps = {f"train_{name}": values for name, values in joined(host.chunks).items()}
+        return Fitted(
+            kept.params,
+            kept.state,
+            columns(host.rows) | steps,
+            host.best,
+            host.stopped or "finished",
+            loop.now,
+        )
+
+    def at_fault() -> str:
+        """Where the next step goes wrong; "" where it does not, or where its batch is not at hand."""
+        batch = source.batch_at(keys, at)
+        if batch is None:
+            return ""
+        if augment is not None:
+            batch = augment(jax.random.fold_in(keys.augment, at), batch)
+        return blame(
+            net, train_loss, loop.now.params, loop.now.state, batch, jax.random.fold_in(keys.step, at)
+        )
+
+    def diverged(what: str) -> DivergedError:
+        where = at_fault()
+        error = DivergedError(
+            f"fit: at step {at} {what}{': ' + where if where else ''}. That update was left out. A lower learning "
+            'rate, fn.optim.clip_by_global_norm or not_finite="skip" may help'
+        )
+        error.fitted = fitted()
+        return error
+
+    def evaluate_now() -> dict[str, float]:
+        nonlocal loop
+        since = host.since_row()
+        finite = {name: values[np.isfinite(values)] for name, values in since.items()}
+        if not finite["loss"].size:
+            raise diverged(f"none of the last {since['loss'].size} losses is finite")
+        began = time.perf_counter()
+        scores = evaluated(loop.now.params, loop.now.state)
+        host.seconds += time.perf_counter() - began
+        row = {
+            "step": at,
+            "epoch": at / source.steps_per_epoch if source.steps_per_epoch else math.nan,
+            "seconds": host.seconds,
+            "examples_per_second": (at - row_at) * examples_a_step / max(host.seconds - row_seconds, 1e-9),
+            "learning_rate": _rate(loop.now.opt_state, learning_rate, at // accumulate, reduce_on_plateau),
+            **{
+                f"train_{name}": float(np.mean(v))
+                for name, v in finite.items()
+                if v.size and since[name].ndim == 1
+            },
+            **scores,
+            **({"skipped": int(loop.skipped)} if skip else {}),
+        }
+        row = {name: value for name, value in row.items() if value is not None}
+        host.rows.append(row)
+        if keeps_best:
+            _judge(host, row[monitor], maximize, at, loop.now)
+        if reduce_on_plateau is not None:
+            watched = np.float32(row["train_loss" if valid is None else "valid_loss"])
+            _, host.plateau = reduce_on_plateau.update({}, host.plateau, value=watched)
+            loop = loop._replace(now=_with_scale(loop.now, host.plateau.scale))
+        return row
+
+    def save() -> None:
+        nonlocal saving, unsaved
+        began, unsaved = time.perf_counter(), 0.0
+        if folder is None or at in checkpoint.steps(folder / CHECKPOINTS):
+            return
+        if bad := not_finite_in(loop.now.params):
+            raise diverged(f"the params {', '.join(bad[:3])} are not finite")
+        checkpoint.save(folder / CHECKPOINTS, at, *_written(loop, host, settings, source.position()))
+        saving = time.perf_counter() - began
+
+    if folder is not None and first:
+        _make(folder)
+        write_lines(folder / "history.jsonl", host.rows)  # what came after the checkpoint comes again
+    if not goes_on:
+        save()  # a folder that cannot be written to is found out now, not after hours
+
+    calls = source.capacity if several else 1  # steps in a call
+    with _interruptible() as interrupted, progress_bar(progress if first else False, total, at) as show:
+        while at < total and not host.stopped:
+            began = time.perf_counter()
+            if debug and at_fault():
+                raise diverged("debug=True finds numbers that are not finite")
+            stops = [total, *(at + every - at % every for every in (eval_every, checkpoint_every) if every)]
+            n = min(min(stops) - at, source.capacity, 1 if debug else calls)
+            loop, seen = advance(loop, keys, n)
+            host.chunks.append(seen)
+            at = int(loop.now.step)
+            took = time.perf_counter() - began
+            host.seconds += took
+            if bool(loop.halted):
+                raise diverged(_what_is_bad(seen))
+            if not several:  # whose clocks differ, and who must agree
+                calls = max(1, min(8 * n, int(CALL_SECONDS * n / took)))
+
+            if at % eval_every == 0 or at == total:
+                row = evaluate_now()
+                row_at, row_seconds = at, host.seconds
+                if folder is not None and first:
+                    append_line(folder / "history.jsonl", row)
+                _warn(host.rows)
+                for callback in callbacks:
+                    # A copy, for the next step overwrites the params.
+                    params, state = jax.tree.map(jnp.copy, (loop.now.params, loop.now.state))
+                    if callback(Moment(at, row["epoch"], row, params, state)) is True:
+                        host.stopped = "callback"
+                if patience is not None and host.waited >= patience:
+                    host.stopped = "patience"
+            if at == total:
+                host.stopped = host.stopped or "finished"
+            if _in_any_process(bool(interrupted)):
+                host.stopped = host.stopped or "interrupted"
+
+            unsaved += time.perf_counter() - began
+            if checkpoint_every:
+                due = at % checkpoint_every == 0
+            else:
+                due = row_at == at if several else unsaved * SAVING_SHARE > saving
+            if due or host.stopped:
+                save()
+            show(
+                at, *_shown(at, source.steps_per_epoch, host.rows, seen, monitor, n * examples_a_step / took)
+            )
+    if host.stopped == "interrupted" and first:
+        how = (
+            f"fit(..., folder={str(folder)!r}, resume=True) goes on there" if folder else "nothing was saved"
+        )
+        print(f"fit: stopped at step {at:,} of {total:,}; {how}", file=sys.stderr)
+    return fitted()
+
+
+def _check_arguments(
+    epochs: Any,
+    steps: Any,
+    batch_size: Any,
+    eval_every: Any,
+    eval_batch_size: Any,
+    accumulate: Any,
+    patience: Any,
+    checkpoint_every: Any,
+    not_finite: Any,
+    resume: Any,
+    folder: Any,
+    dtype: Any,
+) -> None:
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"fit: epochs={epochs}, steps={steps}, wanted one of the two")
+    for name, value in (
+        ("epochs", epochs),
+        ("steps", steps),
+        ("batch_size", batch_size),
+        ("eval_every", eval_every),
+        ("patience", patience),
+        ("checkpoint_every", checkpoint_every),
+    ):
+        if value is not None:
+            check.is_positive("fit", name, value)
+    check.is_positive("fit", "eval_batch_size", eval_batch_size)
+    check.is_positive("fit", "accumulate", accumulate)
+    if not_finite not in ("stop", "skip"):
+        raise ValueError(f'fit: not_finite={not_finite!r}, wanted "stop" or "skip"')
+    if resume not in (True, False, "auto"):
+        raise ValueError(f'fit: resume={resume!r}, wanted True, False or "auto"')
+    if folder is None and (resume or checkpoint_every):
+        raise ValueError("fit: resume and checkpoint_every want a folder; pass folder=")
+    if dtype is not None and jnp.dtype(dtype) == jnp.float16:
+        raise ValueError("fit: dtype=float16 wants a scaled loss, which fit has not; take jnp.bfloat16")
+
+
+def _length(
+    steps_per_epoch: int | None, epochs: int | None, steps: int | None, eval_every: int | None
+) -> tuple[int, int]:
+    """Steps in all, and from one evaluation to the next."""
+    if steps is None:
+        if steps_per_epoch is None or epochs is None:
+            raise ValueError(
+                "fit: epochs: the iterable does not say how long one is (batches_per_epoch); pass steps="
+            )
+        steps = epochs * steps_per_epoch
+    return steps, eval_every or steps_per_epoch or max(1, steps // 10)
+
+
+def _monitored(
+    monitor: str | None, maximize: bool | None, valid: Any, metrics: Mapping[str, Metric]
+) -> tuple[str, bool]:
+    """What decides which evaluation is the best, and whether more of it is better."""
+    parts = ["train"] if valid is None else ["train", "valid"]
+    known = [f"{part}_{name}" for part in parts for name in ("loss", *metrics)]
+    monitor = monitor or f"{parts[-1]}_loss"
+    if monitor not in known:
+        raise ValueError(f"fit: monitor={monitor!r}, wanted one of {', '.join(known)}")
+    if maximize is None and not monitor.endswith("_loss"):
+        raise ValueError(f"fit: monitor={monitor!r} is no loss: pass maximize=True or maximize=False, too")
+    return monitor, bool(maximize)
+
+
+def _optimizer(optimizer: Any, learning_rate: Any) -> optax.GradientTransformation:
+    """The optimizer, made with the learning rate where it is a maker of one."""
+    if isinstance(optimizer, optax.GradientTransformation):
+        if learning_rate is not None:
+            raise TypeError(
+                "fit: learning_rate is for a maker of an optimizer, such as fn.optim.adam; fn.optim.adam(1e-3) has "
+                "its own"
+            )
+        return optimizer
+    if not callable(optimizer):
+        raise TypeError(f"fit: optimizer={optimizer!r}, wanted fn.optim.adam(1e-3), say")
+    if learning_rate is None:
+        raise TypeError(f"fit: {optimizer!r} makes an optimizer and is none: pass learning_rate=, too")
+    return optimizer(learning_rate=learning_rate)
+
+
+def _scaled() -> optax.GradientTransformation:
+    """Updates times a number that is set from outside."""
+
+    def init(params: optax.Params) -> PlateauState:
+        return PlateauState(jnp.ones([]))
+
+    def update(updates: Any, state: PlateauState, params: Any = None) -> tuple[Any, PlateauState]:
+        return jax.tree.map(lambda u: u * state.scale.astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _with_scale(now: TrainState, scale: Any) -> TrainState:
+    """The state with that number set. It stays on the devices where it was."""
+    inner, scaled = now.opt_state
+    return now._replace(opt_state=(inner, PlateauState(scaled.scale * 0 + np.float32(scale))))
+
+
+def _rate(opt_state: Any, learning_rate: Any, updates: int, plateau: Any) -> float | None:
+    """The learning rate of the next update, where it is known: given, or in `optax.inject_hyperparams`' state."""
+    scale = 1.0 if plateau is None else float(opt_state[1].scale)
+    if learning_rate is not None:
+        return scale * float(learning_rate(updates) if callable(learning_rate) else learning_rate)
+    found = [value for _, value in optax.tree.get_all_with_path(opt_state, "learning_rate")]
+    found = [
+        value for value in found if getattr(value, "shape", None) == ()
+    ]  # a schedule's state has its name, too
+    return scale * float(found[0]) if found else None
+
+
+def _evaluation(
+    net: Layer, measures: Mapping[str, PerExample | Metric], valid: Any, batch_size: int, mesh: Mesh | None
+) -> Callable[[Params, State], dict[str, float]]:
+    """A function of params and state: the losses and metrics of the validation part, and the norm of the params."""
+    metrics = {name: mean(f, name) for name, f in measures.items()}
+    norm = jax.jit(optax.tree.norm)
+
+    def named(scores: Mapping[str, Any]) -> dict[str, float]:
+        scores = jax.device_get(dict(scores))
+        return {f"valid_{name}": np.asarray(value).tolist() for name, value in scores.items()}
+
+    if valid is None:
+        return lambda params, state: {"params_norm": float(norm(params))}
+
+    if isinstance(valid, Mapping):
+        count_examples("fit: valid", valid)
+        part = (
+            dict(valid) if mesh is None else jax.device_put(dict(valid), NamedSharding(mesh, PartitionSpec()))
+        )
+        part = jax.tree.map(jnp.asarray, part)
+        score = jax.jit(
+            lambda params, state, part: evaluate(net, metrics, params, state, part, batch_size, mesh)
+        )
+        return lambda params, state: named(score(params, state, part)) | {"params_norm": float(norm(params))}
+
+    @jax.jit
+    def add(totals: Any, params: Params, state: State, batch: Batch) -> Any:
+        prediction, _ = net.apply(params, state, batch["x"], train=False)
+        return {name: m.update(totals[name], prediction, batch["y"]) for name, m in metrics.items()}
+
+    def over_batches(params: Params, state: State) -> dict[str, float]:
+        totals, batches = {name: m.init() for name, m in metrics.items()}, 0
+        for batch in itertools.islice(iter(valid), getattr(valid, "batches_per_epoch", None)):
+            count_examples("fit: a batch of valid", batch)
+            batch = dict(batch) if mesh is None else spread(dict(batch), mesh)
+            totals, batches = add(totals, params, state, batch), batches + 1
+        if not batches:
+            raise ValueError("fit: valid has no batches left: it must begin anew at each evaluation")
+        scores = {name: m.result(totals[name]) for name, m in metrics.items()}
+        return named(scores) | {"params_norm": float(norm(params))}
+
+    return over_batches
+
+
+def _judge(host: Host, value: float, maximize: bool, at: int, now: TrainState) -> None:
+    """Keeps the best evaluation, or counts those since."""
+    if host.best is None or (value > host.best.value if maximize else value < host.best.value):
+        # A copy, for the next step overwrites the params.
+        host.best = Best(at, value, *jax.tree.map(jnp.copy, (now.params, now.state)))
+        host.waited = 0
+    else:
+        host.waited += 1
+
+
+def _what_is_bad(seen: Mapping[str, np.ndarray]) -> str:
+    """Of the last step's numbers the one for which it was left out."""
+    last = {name: float(seen[name][-1]) for name in ("loss", "penalty", "gradient_norm") if name in seen}
+    for name, value in last.items():
+        if not math.isfinite(value):
+            return f"the {name.replace('_', ' ')} is {value}"
+    return f"the gradient norm is {last['gradient_norm']:.3g}, more than largest_norm"
+
+
+def _warn(rows: Sequence[Mapping[str, float]]) -> None:
+    if never_moves(rows):
+        warnings.warn(
+            f"fit: the loss has not moved in {len(rows)} evaluations: the learning rate may be far too small, units "
+            "dead, or the params frozen",
+            TrainingWarning,
+            stacklevel=3,
+        )
+    norms = [row["params_norm"] for row in rows]
+    if explodes(norms):
+        warnings.warn(
+            f"fit: the norm of the params has grown to {norms[-1]:.3g} by step {rows[-1]['step']}, a thousand times "
+            f"its least: the learning rate may be too large",
+            TrainingWarning,
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that Ctrl-C puts something into, for a stop between two steps; the second time it interrupts."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals go to the main thread alone
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _in_any_process(flag: bool) -> bool:
+    """Whether a flag is up in any of the processes, which must stop at one step."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"fit: cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _goes_on(checkpoints: Path, resume: bool | str) -> bool:
+    """Whether there is a checkpoint to go on from; raises where there should be one, or none."""
+    found = checkpoint.steps(checkpoints)
+    if found and resume is False:
+        raise checkpoint.CheckpointError(
+            f"fit: {checkpoints} has a checkpoint of step {found[-1]}: pass resume=True to go on from it, or another "
+            "folder"
+        )
+    if resume is True and not found:
+        raise checkpoint.CheckpointError(f"fit: resume=True, and {checkpoints} has no checkpoint")
+    return bool(found)
+
+
+def _written(loop: Loop, host: Host, settings: dict[str, Any], position: Any) -> tuple[Any, dict[str, Any]]:
+    """A checkpoint's arrays, and the rest for JSON."""
+    history = joined(host.chunks)
+    best = None if host.best is None else {"step": host.best.step, "value": for_json(host.best.value)}
+    tree = {
+        "loop": loop,
+        "best": None if host.best is None else (host.best.params, host.best.state),
+        "plateau": host.plateau,
+        "history": history,
+    }
+    about = {
+        "settings": settings,
+        "position": position,
+        "rows": [for_json(row) for row in host.rows],
+        "steps": {name: [len(values), str(values.dtype)] for name, values in history.items()},
+        "best": best,
+        "waited": host.waited,
+        "seconds": host.seconds,
+        "stopped": host.stopped,
+    }
+    return tree, about
+
+
+def _read(
+    checkpoints: Path, like: Loop, host: Host, settings: dict[str, Any], source: Source, keeps_best: bool
+) -> Loop:
+    """The loop of the last checkpoint; `host` and the position in the data become what they were."""
+
+    def tree(about: Mapping[str, Any]) -> Any:
+        if about.get("settings") != settings:
+            then = about.get("settings", {})
+            differ = [name for name in settings if then.get(name) != settings[name]]
+            raise checkpoint.CheckpointError(
+                f"fit: {checkpoints} is of another run: "
+                + "; ".join(f"{name} was {then.get(name)}, and is {settings[name]}" for name in differ)
+            )
+        history = {name: np.empty(n, dtype) for name, (n, dtype) in about["steps"].items()}
+        best = (like.now.params, like.now.state) if about["best"] is not None else None
+        return {"loop": like, "best": best, "plateau": host.plateau, "history": history}
+
+    restored, about = checkpoint.restore(checkpoints, tree)
+    host.rows = from_json(about["rows"])
+    row_at = host.rows[-1]["step"] if host.rows else 0
+    host.chunks = [{name: values[:row_at] for name, values in restored["history"].items()}]
+    host.chunks += [{name: values[row_at:] for name, values in restored["history"].items()}]
+    host.whole = 1
+    if about["best"] is not None and keeps_best:
+        host.best = Best(about["best"]["step"], from_json(about["best"]["value"]), *restored["best"])
+    host.waited, host.seconds, host.stopped = about["waited"], about["seconds"], about["stopped"]
+    host.plateau = restored["plateau"]
+    source.seek(about["position"])
+    return restored["loop"]
+
+
+def _shown(
+    at: int,
+    steps_per_epoch: int | None,
+    rows: Sequence[Mapping[str, float]],
+    seen: Mapping[str, np.ndarray],
+    monitor: str,
+    examples_per_second: float,
+) -> tuple[str, dict[str, float]]:
+    """What the progress bar says."""
+    numbers = {"loss": float(seen["loss"][-1])}
+    if rows:
+        numbers |= {name: rows[-1][name] for name in (monitor, "learning_rate") if name in rows[-1]}
+    title = f"epoch {at / steps_per_epoch:.1f}" if steps_per_epoch else "step"
+    return title, numbers | {"examples/s": examples_per_second}

@@ -1,0 +1,53 @@
+"""What a run tells of itself: arrays in the end, and a line of JSON for each evaluation while it runs."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def joined(chunks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The values of all steps, by name, from those of some steps at a time."""
+    names = chunks[0] if chunks else {}
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The rows, one an evaluation, as an array for each name but the means of steps; NaN where a row lacks it."""
+    names = dict.fromkeys(name for row in rows for name in row if not name.startswith("train_"))
+    found = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
+    return {"eval_step": found.pop("step", np.zeros(0, int)), **found}
+
+
+def for_json(value: Any) -> Any:
+    """With null for what is not finite, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {name: for_json(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [for_json(child) for child in value]
+    return value if math.isfinite(value) else None
+
+
+def from_json(value: Any) -> Any:
+    """What `for_json` was given, with NaN for null."""
+    if isinstance(value, Mapping):
+        return {name: from_json(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [from_json(child) for child in value]
+    return math.nan if value is None else value
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a row to a file of JSON lines."""
+    with path.open("a") as file:
+        file.write(json.dumps(for_json(row)) + "\n")
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The file anew, whole: a run that goes on from a checkpoint repeats what came after it."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text("".join(json.dumps(for_json(row)) + "\n" for row in rows))
+    beside.replace(path)

@@ -1,0 +1,349 @@
+"""Sweeps: against gradient descent in NumPy and single runs; in chunks, over devices, stopped and gone on with."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnnet as fn
+from fnnet.train import search, sweep_folder, sweep_program
+
+MSE = fn.losses.mean_squared_error
+close = np.testing.assert_allclose
+equal = partial(jax.tree.map, np.testing.assert_array_equal)
+
+
+def regression(n: int, seed: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return {"x": draw.normal(size=(n, 3)), "y": draw.normal(size=(n, 1))}
+
+
+DATA = {"train": regression(8, 0), "valid": regression(5, 1)}
+RATES = [0.01, 0.1, 0.3, 1e30, 0.2]  # the fourth diverges
+ONES = fn.dense(1, w_init=fn.initializers.ones)
+
+
+def run_of(net: Any, **arguments: Any) -> Any:
+    arguments = {"steps": 3, "batch_size": 4} | arguments
+    return fn.train.make_run(net, MSE, fn.optim.sgd, **arguments)
+
+
+def plain(
+    key: Any, data: Any, hparams: Any, after: Any = None, *, steps: int = 3, dtype: Any = jnp.float32
+) -> fn.train.Run:
+    """A run by hand, that compiles in no time: gradient descent on all of the data; with a key in its state."""
+
+    def loss(w: Any, part: str) -> Any:
+        return jnp.mean(jnp.square(data[part]["x"].astype(dtype) @ w - data[part]["y"].astype(dtype)))
+
+    def step(w: Any, _: Any) -> Any:
+        value, slope = jax.value_and_grad(loss)(w, "train")
+        return w - (hparams["learning_rate"] * slope).astype(dtype), value.astype(jnp.float32)
+
+    w = jax.random.normal(key, (3, 1), dtype) if after is None else after.params["w"]
+    noise = key if after is None else after.opt_state
+    w, losses = jax.lax.scan(step, w + jax.random.normal(noise, (3, 1), dtype) / 8, length=steps)
+    end = loss(w, "valid").astype(jnp.float32)
+    diverged_at = jnp.where(jnp.isfinite(end), -1, 0)
+    if after is not None:
+        diverged_at = jnp.maximum(diverged_at, after.history["diverged_at"])
+    taken = steps if after is None else after.step + steps
+    history = {"train_loss": losses, "valid_loss": end[None], "diverged_at": diverged_at, "eval_step": jnp.int32(taken)}
+    return fn.train.Run({"w": w}, {"seen": taken}, history, jax.random.fold_in(noise, 1), jnp.int32(taken))
+
+
+def sweep(*args: Any, **arguments: Any) -> Any:
+    return fn.train.sweep(*args, **{"progress": False} | arguments)
+
+
+def descend(rate: float, l2: float, steps: int, w: Any = None, b: Any = None) -> tuple[Any, Any, list[float], float]:
+    """Gradient descent on all of the training part, from ones: weights, bias, training losses, last validation loss."""
+    w, b, losses = np.ones((3, 1)) if w is None else w, np.zeros(1) if b is None else b, []
+    x, y = DATA["train"]["x"], DATA["train"]["y"]
+    for _ in range(steps):
+        error = x @ w + b - y
+        losses.append(np.mean(error**2))
+        w, b = w - rate * (2 * x.T @ error / len(x) + 2 * l2 * w), b - rate * (2 * error.mean(0) + 2 * l2 * b)
+    return w, b, losses, np.mean((DATA["valid"]["x"] @ w + b - DATA["valid"]["y"]) ** 2)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_grid_against_gradient_descent_in_numpy() -> None:
+    space = {"learning_rate": [0.1, 0.02, 0.3], "l2": (0.0, 0.5)}
+    run = run_of(ONES, batch_size=8, penalties={"l2": fn.losses.l2})
+    got = sweep(run, DATA, space, seeds=[7, 3], histories=True)
+    assert got.hparams["learning_rate"].tolist() == [0.1, 0.1, 0.02, 0.02, 0.3, 0.3]
+    assert got.hparams["l2"].tolist() == [0.0, 0.5] * 3
+    assert got.seeds.tolist() == [7, 3]
+    for i in range(6):
+        w, _, losses, valid = descend(got.hparams["learning_rate"][i], got.hparams["l2"][i], 3)
+        close(got.scores[i], [valid] * 2, rtol=1e-10)
+        close(got.last["train_loss"][i], [losses[-1]] * 2, rtol=1e-10)
+        close(got.lowest["train_loss"][i], [min(losses)] * 2, rtol=1e-10)
+        close(got.highest["train_loss"][i], [max(losses)] * 2, rtol=1e-10)
+        close(got.history["train_loss"][i], [losses] * 2, rtol=1e-10)
+        if i == np.argmin(got.scores[:, 0]):
+            assert got.best.trial == got.order[0] == i
+            close(got.best.params["w"], [w, w], rtol=1e-10)
+    assert (np.diff(got.scores[got.order, 0]) >= 0).all()
+    assert (got.diverged_at == -1).all()
+    assert (got.mapping, got.why, got.chunk) == ("vmap", "no convolution, or no CPU (cpu)", 6)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Any:
+    return sweep(plain, DATA, {"learning_rate": RATES}, seeds=2, keep="all")
+
+
+class TestRuns:
+    """Five rates and two seeds."""
+
+    def test_each_is_the_run_of_its_key_and_its_hyperparameters(self, whole: Any) -> None:
+        one = jax.jit(plain)
+        for i, j in np.ndindex(5, 2):
+            wanted = one(jax.random.key(j), DATA, {"learning_rate": RATES[i]})
+            assert whole.diverged_at[i, j] == wanted.history["diverged_at"]
+            if i != 3:
+                close(whole.scores[i, j], wanted.history["valid_loss"][-1], rtol=1e-5)
+                close(whole.params["w"][i, j], wanted.params["w"], rtol=1e-5)
+        assert len(np.unique(whole.scores[[0, 1, 2, 4]])) == 8
+
+    def test_what_diverged_is_last(self, whole: Any) -> None:
+        assert whole.order[-1] == 3
+        assert np.isnan(whole.scores[3]).all()
+        assert (whole.diverged_at[3] >= 0).all()
+
+    def test_the_best(self, whole: Any) -> None:
+        best = whole.best
+        mean = np.delete(whole.scores, 3, 0).mean(axis=1)
+        close([best.mean, best.std], [mean.min(), whole.scores[best.trial].std(ddof=1)], rtol=1e-6)
+        assert best.hparams == {"learning_rate": RATES[best.trial]}
+        equal(best.params, {k: a[best.trial] for k, a in whole.params.items()})
+
+    @pytest.mark.parametrize("mapping", ["vmap", "map"])
+    def test_in_chunks_compiled_once(self, whole: Any, mapping: Any) -> None:
+        made = []
+
+        def run(*args: Any) -> Any:
+            made.append(args)
+            return plain(*args)
+
+        got = sweep(run, DATA, {"learning_rate": RATES}, seeds=2, chunk=2, mapping=mapping)
+        assert len(made) == 1  # the last chunk, of one trial, is filled up
+        close(got.scores, whole.scores, rtol=1e-5)
+        jax.tree.map(partial(close, rtol=1e-5), got.best.params, whole.best.params)
+        assert (got.chunk, got.mapping, got.why) == (2, mapping, "as asked for")
+
+    def test_the_faster_of_both(self, whole: Any) -> None:
+        got = sweep(plain, DATA, {"learning_rate": RATES}, seeds=2, mapping="fastest")
+        assert got.chunk == 1
+        assert got.mapping in got.why
+        close(got.scores, whole.scores, rtol=1e-5)
+
+    def test_random_search_and_more_is_better(self, whole: Any) -> None:
+        space = {"learning_rate": fn.train.log_uniform(1e-3, 0.3)}
+        got = sweep(plain, DATA, space, trials=5, seeds=2, maximize=True)
+        assert got.log_scaled == ("learning_rate",)
+        assert got.order[0] == got.scores.mean(axis=1).argmax()
+        assert len(np.unique(got.hparams["learning_rate"])) == 5
+
+    def test_progress(self, whole: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        sweep(plain, DATA, {"learning_rate": [0.1]}, mapping="map", progress=True)
+        assert "map: as asked for" in capsys.readouterr().err
+
+
+def test_a_convolution_on_a_cpu_is_mapped() -> None:
+    net = fn.serial(fn.conv(2, (2, 2)), fn.flatten, fn.dense(1))
+    data = {"train": {"x": np.ones((4, 3, 3, 1), np.float32), "y": np.ones((4, 1), np.float32)}}
+    plan = sweep_program.plan(
+        partial(sweep_program.trace, run_of(net), data, np.arange(2), mesh=None, goes_on=False),
+        {"learning_rate": np.array([0.1, 0.2])},
+        **{"seeds": 2, "mapping": "auto", "chunk": 2, "fits": False, "mesh": None},
+    )
+    assert (plan.mapping, plan.why) == ("map", "a convolution on a CPU, where vmapped kernels are slow")
+
+
+def test_chunks_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, space = plain, {"learning_rate": [0.1] * 64}
+    monkeypatch.setattr(sweep_program, "bytes_free", lambda device, sharing: 40_000)
+    got = sweep(run, DATA, space, seeds=4)
+    assert 1 < got.chunk < 64
+    assert got.mapping == "vmap"
+    monkeypatch.setattr(sweep_program, "bytes_free", lambda device, sharing: 10)
+    got = sweep(run, DATA, {"learning_rate": [0.1, 0.2]}, seeds=2)
+    assert (got.chunk, got.mapping) == (1, "map")
+    assert got.why == "all seeds of one trial at once would not fit the memory"
+
+
+def test_memory_of_this_machine() -> None:
+    """Some of what the machine has, and an eighth for each of eight devices that share it."""
+    device = jax.local_devices()[0]
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < sweep_program.bytes_free(device) <= total
+    assert sweep_program.bytes_free(device, 8) <= total / 8
+
+
+class TestHalving:
+    @pytest.mark.usefixtures("float64")
+    def test_against_gradient_descent_in_numpy(self) -> None:
+        """Five rates, eta 2: 5 trials of 2 steps, 2 of 4 more, 1 of 8 more."""
+        rates = [0.3, 0.01, 0.05, 1e300, 0.1]
+        run = run_of(ONES, batch_size=8, steps=2)
+        got = sweep(run, DATA, {"learning_rate": rates}, halving=2, chunk=2)
+        after = [[descend(rate, 0, steps)[3] for rate in rates[:3] + rates[4:]] for steps in (2, 6)]
+        kept = [0, 1, 2, 4]
+        second = [kept[i] for i in np.argsort(after[0])[:2]]
+        first = min(second, key=lambda i: after[1][kept.index(i)])
+        assert [(got.rungs == r).nonzero()[0].tolist() for r in (2, 3)] == [
+            [i for i in second if i != first],
+            [first],
+        ]
+        for i in kept:
+            steps = {1: 2, 2: 6, 3: 14}[int(got.rungs[i])]
+            w, _, losses, valid = descend(rates[i], 0, steps)
+            close(got.scores[i], [valid], rtol=1e-9)
+            close(got.lowest["train_loss"][i], [min(losses)], rtol=1e-9)
+            close(got.highest["train_loss"][i], [max(losses)], rtol=1e-9)
+            if i == first:
+                assert got.best.trial == i
+                close(got.best.params["w"], [w], rtol=1e-9)
+        assert got.order[-1] == 3
+        assert np.isnan(got.scores[3]).all()
+
+    def test_of_optimizers_and_layers_with_a_state_and_a_key(self) -> None:
+        """The same as runs without a break, on both ways."""
+        net = fn.serial(fn.batch_norm(), fn.dropout(0.3), fn.dense(1))
+        make = partial(fn.train.make_run, net, MSE, fn.optim.adam, batch_size=4)
+        data = jax.tree.map(lambda a: a.astype(np.float32), DATA)
+        for mapping in ("vmap", "map"):
+            swept = sweep(make(steps=3), data, {"learning_rate": [0.1, 0.2]}, seeds=2, halving=2, mapping=mapping)
+            i = swept.best.trial
+            rate = {"learning_rate": swept.hparams["learning_rate"][i]}
+            wanted = jax.jit(make(steps=9))(jax.random.key(1), data, rate)
+            close(swept.scores[i, 1], wanted.history["valid_loss"][-1], rtol=1e-5)
+            at_1 = jax.tree.map(lambda a: a[1], (swept.best.params, swept.best.state))
+            jax.tree.map(partial(close, rtol=1e-4, atol=1e-6), at_1, (wanted.params, wanted.state))
+
+    def test_who_goes_on(self) -> None:
+        nan = np.nan
+        scores = np.array([[3.0, 1.0], [nan, 0.0], [1.0, 1.0], [0.0, 9.0], [nan, nan], [2.0, 2.0]])
+        assert search.order_of(scores, False).tolist() == [2, 0, 5, 3, 1, 4]
+        assert search.order_of(scores, True).tolist() == [3, 0, 5, 2, 1, 4]
+        assert search.survivors(scores, False, 2).tolist() == [0, 2, 5]
+        assert search.survivors(scores, False, 7).tolist() == [2]
+        assert search.order_of(np.array([[np.inf], [1e30]]), True).tolist() == [1, 0]
+
+
+class TestFolder:
+    SPACE = {"learning_rate": RATES}  # noqa: RUF012
+    def sweep(self, folder: Path, run: Any = None, **arguments: Any) -> Any:
+        asked = {"seeds": 2, "chunk": 2, "folder": folder} | arguments
+        return sweep(run or plain, asked.pop("data", DATA), asked.pop("space", self.SPACE), **asked)
+
+    def test_goes_on_and_ends_with_the_same_bits(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After an exception between the second and the third chunk."""
+        folder, other = tmp_path / "new", tmp_path / "other"
+        other.mkdir()
+        with monkeypatch.context() as patch:
+            stop_at(3, patch)
+            with pytest.raises(KeyboardInterrupt):
+                self.sweep(folder)
+        whole = self.sweep(None)
+        names = ["rung0-chunk00000.npz", "rung0-chunk00001.npz", "sweep.json"]
+        assert sorted(p.name for p in folder.iterdir()) == names
+        calls, call = [], sweep_program.call
+        monkeypatch.setattr(sweep_program, "call", lambda *a, **k: calls.append(a) or call(*a, **k))
+        got = self.sweep(folder)
+        assert len(calls) == 1
+        arrays = partial(sweep_folder._by_path)
+        equal(*({k: v for k, v in arrays(s).items() if hasattr(v, "dtype")} for s in (got, whole)))
+        monkeypatch.setattr(sweep_program.Program, "executable", None)  # nothing is compiled
+        equal(self.sweep(folder).scores, whole.scores)
+        assert len(calls) == 1
+        self.damaged(folder, other)
+        self.another(folder)
+
+    def damaged(self, folder: Path, other: Path) -> None:
+        chunk = folder / "rung0-chunk00001.npz"
+        content = chunk.read_bytes()
+        middle = len(content) // 2
+        for bad in (content[:-100], content[:100], b"", content[:middle] + b"????????" + content[middle + 8 :]):
+            chunk.write_bytes(bad)
+            with pytest.raises(ValueError, match=r"chunk00001.npz is damaged .*; delete it, and its trials are run"):
+                self.sweep(folder)
+        np.savez(chunk, a=np.ones(3))
+        with pytest.raises(ValueError, match=r"damaged \(it holds \['a'\], wanted "):
+            self.sweep(folder)
+        chunk.write_bytes(content)
+        settings = folder / "sweep.json"
+        text = settings.read_text()
+        for bad_text in (text[:-30], "[]", "{}"):
+            settings.write_text(bad_text)
+            with pytest.raises(ValueError, match=r"sweep.json is damaged .* give a new folder"):
+                self.sweep(folder)
+        settings.write_text(text)
+        (other / "notes.txt").write_text("mine")
+        with pytest.raises(ValueError, match=r"has files in it and no sweep.json, wanted a new folder"):
+            self.sweep(other)
+
+    def another(self, folder: Path) -> None:
+        def differs(message: str, *args: Any, **arguments: Any) -> None:
+            with pytest.raises(ValueError, match=f"holds another sweep: .*{message}.* or give a new folder"):
+                self.sweep(folder, *args, **arguments)
+
+        differs(r"space was {'learning_rate': '\[0.01.* and is {'learning_rate': '\[1.0\]", space={"learning_rate": [1.0]})
+        differs(r"seeds was \[0, 1\] and is \[0, 1, 2\]", seeds=3)
+        differs(r"asked chunk was 2 and is 4", chunk=4)
+        differs(r"data was '\w+' and is '\w+'", data=DATA | {"valid": regression(5, 2)})
+        differs("score was 'valid_loss' and is 'train_loss'", score="train_loss")
+        differs(r"program was '\w+' and is '\w+'", partial(plain, steps=4))
+        differs(r"program was '\w+' and is '\w+'", lambda *args: plain(*args)._replace(state={}))
+
+    def test_halving_and_half_precision(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ends in bfloat16, and a key in the optimizer's state, which a file of NumPy does not know."""
+        run = partial(plain, dtype=jnp.bfloat16)
+        ask = partial(sweep, run, DATA, {"learning_rate": [0.1, 0.2]}, seeds=2, halving=2, chunk=1)
+        whole, ask = ask(), partial(ask, folder=tmp_path / "new")
+        with monkeypatch.context() as patch:
+            stop_at(2, patch)
+            with pytest.raises(KeyboardInterrupt):
+                ask()
+        got = ask()
+        assert got.best.params["w"].dtype == jnp.bfloat16
+        equal((got.scores, got.best.params), (whole.scores, whole.best.params))
+
+
+def stop_at(number: int, patch: pytest.MonkeyPatch) -> None:
+    """The call of a program that so many come to raises."""
+    call, calls = sweep_program.call, []
+
+    def stops(*args: Any, **arguments: Any) -> Any:
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return call(*args, **arguments)
+
+    patch.setattr(sweep_program, "call", stops)
+
+
+def test_nothing_is_half_written(tmp_path: Path) -> None:
+    def fails(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("disk full")
+
+    (tmp_path / "there").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        sweep_folder.write_whole(tmp_path / "there", fails)
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_text() == "old"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jaxlib
@@ -161,9 +161,10 @@ def sweep(
             trials, until one is left. The best trial is one of those that went furthest.
         search_seed: of the random draws. More trials begin with those of fewer.
         mapping: how a program does many runs. "vmap": in one go; "map": one after the other, by `lax.map`.
-            "auto": "vmap", but "map" for a network with a convolution on a CPU, where vmapped kernels make grouped
-            convolutions, which are slow there. "fastest" takes "vmap" for the first chunk, "map" for the second,
-            and for the rest what was faster: the last bits then depend on the clock.
+            "auto": "vmap", but on a CPU "map" for a network with a convolution, as vmapped kernels make grouped
+            convolutions, which are slow there, or with more than 1 MiB of params. "fastest" takes "vmap" for the
+            first chunk, "map" for the second, and for the rest what was faster: the last bits then depend on the
+            clock.
         chunk: trials in one compiled call; unless given, as many as fit the memory that is free; where there is a
             folder, or a mapping to be found, an eighth of all at most.
         mesh: devices to spread the runs over, along all its axes; the data is on each. The results are those of one
@@ -205,8 +206,15 @@ def sweep(
         asked |= _where(mesh)
         found = sweep_folder.read_settings(folder, asked)
     if found is None:
-        fits = {"chunk": at_most, "fits": chunk is None, "seeds": len(numbers), "mesh": mesh}
-        plan = sweep_program.plan(form, hparams, mapping=mapping, **fits)
+        plan = sweep_program.plan(
+            form,
+            hparams,
+            seeds=len(numbers),
+            mapping=mapping,
+            chunk=at_most,
+            fits=chunk is None,
+            mesh=mesh,
+        )
     else:
         size, how = found["chunk"], found["mapping"]
         values = {name: a[:size] for name, a in hparams.items()}
@@ -220,7 +228,10 @@ def sweep(
         sweep_folder.settle(folder, found, asked, decided)
 
     alive, reached, seconds = np.arange(n), np.zeros(n, int), list[float]()
-    results, ends = None, dict[int, Run]()  # a Summary of all trials; by trial the ends that are needed
+    results, ends = (
+        cast(Any, None),
+        dict[int, Run](),
+    )  # a Summary of all trials; by trial the ends that are needed
     work = [max(n // eta**rung, 1) for rung in range(rungs)]
     with progress_bar(progress, sum(work), 0) as show:
         for rung in range(rungs):
@@ -273,10 +284,7 @@ def sweep(
 
     if plan.mapping == "fastest":
         how, why = _faster(*seconds[:2])
-    if keep == "all":
-        end = _stacked([ends[i] for i in range(n)])
-    else:
-        end = ends[order[0]]
+    end = _stacked([ends[i] for i in range(n)]) if keep == "all" else ends[order[0]]
     return Sweep(
         hparams=hparams,
         seeds=numbers,
@@ -317,7 +325,7 @@ def _kept(
     """The summary of a chunk and the ends of its trials, of the best one alone unless everything is kept."""
     scores = _scores(summary, score)
     kept = np.arange(len(scores)) if everything else order_of(scores, maximize)[:1]
-    return Done(summary, kept, jax.tree.map(lambda a: a[kept], ends), np.float64(seconds))
+    return Done(summary, kept, jax.tree.map(lambda a: a[kept], ends), np.asarray(seconds))
 
 
 def _scores(results: Summary, score: str) -> np.ndarray:

@@ -406,10 +406,12 @@ class TestGoingOn:
 
     def test_what_it_cannot_go_on_from(self) -> None:
         run, data = run_of(), {"train": regression()}
-        with pytest.raises(TypeError, match="run: after is {}, wanted the Run"):
+        with pytest.raises(TypeError, match=r"run: after is {}, wanted the Run"):
             run(key(), data, RATE, {})
         got = jax.eval_shape(run, key(), data, RATE)
-        with pytest.raises(ValueError, match=r"after.opt_state is .* go on with the network and the optimizer"):
+        with pytest.raises(
+            ValueError, match=r"after.opt_state is .* go on with the network and the optimizer"
+        ):
             jax.eval_shape(run_of(optimizer=fn.optim.adam), key(), data, RATE, got)
         wide = jax.eval_shape(run_of(fn.dense(2), loss=lambda p, t: jnp.sum(p, 1)), key(), data, RATE)
         with pytest.raises(ValueError, match=r"after.params is .*float32\[3,2\].*, wanted .*float32\[3,1\]"):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -22,12 +23,14 @@ from rich.progress import (
 T = TypeVar("T")
 
 
-def parse(config: type[T], command: str) -> T:
-    """The command line as an instance of the dataclass `config`, by tyro."""
+def parse(config: type[T], command: str, default: T | None = None) -> T:
+    """The command line as an instance of the dataclass `config`, by tyro; what is not on it is as in `default`."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config, prog=command)
+            if default is None:
+                return tyro.cli(config, prog=command)
+            return tyro.cli(config, prog=command, default=default)
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
@@ -55,26 +58,35 @@ def progress_on(console: Console) -> Progress:
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
-def devices(command: str, count: int | None, batch_size: int) -> jax.sharding.Mesh | None:
-    """A mesh of so many devices, before any is used; None where there is to be no more than one.
+@contextlib.contextmanager
+def failing(command: str, *errors: type[Exception]) -> Iterator[None]:
+    """Such an error ends the program as `fail` does; Ctrl-C ends it with one line and status 130, as in a shell."""
+    try:
+        yield
+    except errors as error:
+        fail(command, " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
-    A CPU is cut into as many as are asked for: that shows that it works, not that it is faster.
+
+def devices(command: str, count: int | None, *, of_a_cpu: int | None = None) -> list[jax.Device]:
+    """So many devices, all there are by default. To be called before JAX has used one.
+
+    A CPU is cut into `count`, by default `of_a_cpu`: that shows that a program is right, not that it is faster.
     """
-    if count is not None and count > 1:
-        jax.config.update("jax_num_cpu_devices", count)
+    if count is not None and count < 1:
+        fail(command, f"--devices {count} is too small, wanted at least 1")
+    if parts := count or of_a_cpu:
+        # Once JAX has devices, this cannot change, and what there is must do.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", parts)
     found = jax.devices()
-    count = len(found) if count is None else count
-    if not 1 <= count <= len(found):
-        fail(command, f"--devices {count}, and there are {len(found)}")
-    if batch_size % count:
-        fail(command, f"--batch-size {batch_size} is no multiple of the {count} devices")
-    return jax.make_mesh((count,), ("data",), devices=found[:count]) if count > 1 else None
+    if count is not None and count > len(found):
+        fail(command, f"--devices {count} is too many: JAX sees {len(found)} ({found[0].platform})")
+    return found[:count]
 
 
-def folder_for(command: str, folder: Path | None, resume: bool) -> Path:
-    """Where results go: the folder that was given, or a new one under runs/."""
-    if folder is None:
-        if resume:
-            fail(command, "--resume wants --folder, that of the run to go on with")
-        return Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return folder
+def new_folder(command: str) -> Path:
+    """The name of one under runs/, with the time in it."""
+    return Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"

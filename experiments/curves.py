@@ -1,34 +1,38 @@
-"""A picture of a training run: loss and accuracy by epoch."""
+"""A picture of a training run: loss and error by epoch, to be read on a phone too."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.comparison.panels import BLUE, ORANGE, STYLE, WIDTH, log_axis
 
 
 def draw_curves(history: Mapping[str, np.ndarray], file: Path, title: str) -> None:
-    """Loss and accuracy in training, as means of the steps between evaluations, and in validation."""
-    steps = history["eval_step"]
+    """Loss and error, in training the means of the steps from one evaluation to the next, and in validation."""
+    steps, epochs = history["eval_step"], history["epoch"]
     between = [slice(a, b) for a, b in zip([0, *steps[:-1]], steps, strict=True)]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for ax, name, label in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (%)"), strict=True):
-        scale = 100 if name == "accuracy" else 1
-        train = [scale * np.nanmean(history[f"train_{name}"][part]) for part in between]
-        ax.plot(history["epoch"], train, label="training", marker="." if len(steps) < 30 else "")
-        ax.plot(
-            history["epoch"],
-            scale * history[f"valid_{name}"],
-            label="validation",
-            marker="." if len(steps) < 30 else "",
-        )
-        ax.set(xlabel="epoch", ylabel=label)
-        ax.grid(alpha=0.3)
-    axes[0].legend()
-    figure.suptitle(title)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    dot = "." if len(steps) < 30 else ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+        loss, error = figure.subplots(2, 1, sharex=True)
+        for ax, name, shown, label in (
+            (loss, "loss", lambda a: a, "loss, nats"),
+            (error, "accuracy", lambda a: 100 * (1 - a), "error, %"),
+        ):
+            train = np.array([shown(np.nanmean(history[f"train_{name}"][part])) for part in between])
+            valid = shown(history[f"valid_{name}"])
+            ax.plot(epochs, train, color=ORANGE, marker=dot, label="training")
+            ax.plot(epochs, valid, color=BLUE, marker=dot, label="validation")
+            both = np.concatenate([train, valid])
+            log_axis(ax, both, plain=name == "accuracy" or both.min() > 0.05)
+            ax.set_ylabel(label)
+        error.set_xlabel("epoch")
+        error.xaxis.set_major_locator(MaxNLocator(6, integer=epochs[-1] > 3))
+        loss.set_title(title)
+        loss.legend(loc="upper right")
+        FigureCanvasAgg(figure).print_png(file)

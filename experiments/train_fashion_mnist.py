@@ -1,7 +1,8 @@
 """Trains a network on Fashion-MNIST, 28 by 28 pixels. `python -m experiments.train_fashion_mnist --model resnet`.
 
 As train_digits, with what a harder problem wants: pictures shifted and mirrored, label smoothing, three networks. It
-runs unchanged on CPU, GPU and TPU; `--half` computes in bfloat16.
+runs unchanged on CPU, GPU and TPU; `--half` computes in bfloat16, `--examples 5000` makes a quick try. Ctrl-C stops
+it, and `--folder runs/... --resume` goes on, with the flags of before.
 """
 
 import dataclasses
@@ -14,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 import fnnet as fn
-from experiments.command_line import devices, fail, folder_for, parse
-from experiments.curves import draw_curves
+from experiments import recipe
+from experiments.command_line import fail, failing
 
 COMMAND = "train_fashion_mnist"
 SMOOTHING = 0.1  # share of the target's probability that is spread over all classes
@@ -35,7 +36,7 @@ class Config:
     """Of AdamW at its peak; it rises for a tenth of the steps, and falls to 0 along a cosine."""
     weight_decay: float = 5e-2
     """Of AdamW."""
-    augment: bool = True
+    augment: bool = False
     """Shift pictures by up to two pixels and mirror half of them, anew in each epoch; not for the mlp."""
     half: bool = False
     """Compute in bfloat16; params stay in float32."""
@@ -48,7 +49,7 @@ class Config:
     folder: Path | None = None
     """Where results go; a new one under runs/ unless given."""
     resume: bool = False
-    """Go on from the last checkpoint in --folder."""
+    """Go on from the last checkpoint in --folder. Flags are as they were, unless given again."""
 
 
 def network(model: str) -> fn.Layer:
@@ -105,56 +106,39 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def main() -> None:
-    config = parse(Config, f"python -m experiments.{COMMAND}")
-    mesh = devices(COMMAND, config.devices, config.batch_size)
-    try:
-        data = fn.data.fashion_mnist()
-    except (OSError, ValueError) as error:
-        fail(COMMAND, str(error))
-    folder = folder_for(COMMAND, config.folder, config.resume)
-
-    data = fn.data.standardize(data, axis=(0, 1, 2, 3))
+    config = recipe.flags(Config, COMMAND)
+    if config.examples is not None and config.examples < 1:
+        fail(COMMAND, f"--examples {config.examples} is too small, wanted at least 1")
+    mesh = recipe.mesh_of(COMMAND, config.devices, config.batch_size)
+    with failing(COMMAND, OSError, ValueError):
+        data = fn.data.standardize(fn.data.fashion_mnist(), axis=(0, 1, 2, 3))
     data = data._replace(train=jax.tree.map(lambda a: a[: config.examples], data.train))
     net = network(config.model)
-    steps = config.epochs * (len(data.train["y"]) // config.batch_size)
-    if steps < 1:
-        fail(COMMAND, f"--epochs {config.epochs} and --batch-size {config.batch_size} make no step")
-    rate = fn.optim.warmup_cosine_decay_schedule(0.0, config.learning_rate, max(steps // 10, 1), steps)
     metrics = {"accuracy": fn.metrics.accuracy}
+    steps = recipe.steps_of(COMMAND, config, data.train)
+    rate = fn.optim.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
 
-    fitted = fn.train.fit(
-        net,
-        smoothed_cross_entropy,
-        functools.partial(fn.optim.adamw, weight_decay=config.weight_decay),
-        data.train,
-        valid=data.valid,
-        learning_rate=rate,
-        steps=steps,
-        batch_size=config.batch_size,
-        key=config.seed,
-        metrics=metrics,
-        augment=shift_and_mirror if config.augment and config.model != "mlp" else None,
-        dtype=jnp.bfloat16 if config.half else None,
-        folder=folder,
-        resume=config.resume,
-        mesh=mesh,
-    )
-    test = fn.train.evaluate(net, metrics, fitted.params, fitted.state, data.test)
-    fn.train.save_safetensors(folder / "params.safetensors", fitted.params)
-    draw_curves(fitted.history, folder / "curves.png", f"{config.model} on Fashion-MNIST")
-
-    history, steps_taken = fitted.history, int(fitted.now.step)
-    print(
-        f"{config.model} on Fashion-MNIST, {steps_taken} steps, {fitted.stopped}, {history['seconds'][-1]:.1f} s"
-    )
-    print(
-        f"validation accuracy {history['valid_accuracy'][-1]:.2%}, test accuracy {float(test['accuracy']):.2%}"
-    )
-    print(f"results: {folder}")
-    if fitted.stopped == "interrupted":
-        print(
-            f"go on: python -m experiments.{COMMAND} --folder {folder} --resume, and the other flags as before"
+    with recipe.running(COMMAND, config) as folder:
+        fitted = fn.train.fit(
+            net,
+            smoothed_cross_entropy,
+            functools.partial(fn.optim.adamw, weight_decay=config.weight_decay),
+            data.train,
+            valid=data.valid,
+            learning_rate=rate,
+            steps=steps,
+            batch_size=config.batch_size,
+            key=config.seed,
+            metrics=metrics,
+            augment=shift_and_mirror if config.augment and config.model != "mlp" else None,
+            dtype=jnp.bfloat16 if config.half else None,
+            folder=folder,
+            resume=config.resume,
+            mesh=mesh,
         )
+        recipe.stop_if_interrupted(COMMAND, fitted, folder)
+        test = fn.train.evaluate(net, metrics, fitted.params, fitted.state, data.test)
+        recipe.finish(folder, f"{config.model} on Fashion-MNIST", fitted, test)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from fnnet.train.batches import count_examples
 from fnnet.train.step import Batch
 
@@ -35,9 +38,11 @@ def feed(
     """
     it = iter(batches)
     passes, got = 0, 0
+    # Each thread has its own.
+    x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device  # type: ignore[attr-defined]
     if position is not None:
         passes = position["passes"]
-        it.set_state(_decoded(position["state"]))  # type: ignore[attr-defined]
+        it.set_state(decoded(position["state"]))  # type: ignore[attr-defined]
 
     def fetch() -> Fed:
         nonlocal it, passes, got
@@ -59,10 +64,13 @@ def feed(
                 raise ValueError("fit: train has no batches") from None
         got += 1
         count_examples("fit: a batch of train", batch)
+        # A copy, for an iterator may fill the same arrays again, ahead of the step.
+        batch = jax.tree.map(lambda a: np.array(a) if isinstance(a, np.ndarray) else a, dict(batch))
         state = None
         if hasattr(it, "get_state"):
             state = {"passes": passes, "state": _encoded(it.get_state())}
-        return Fed(batch, place(batch), state)
+        with jax.enable_x64(x64), jax.default_device(device):
+            return Fed(batch, place(batch), state)
 
     # One thread: the order stays.
     with ThreadPoolExecutor(1, thread_name_prefix="fnnet-feed") as thread:
@@ -80,6 +88,7 @@ def _encoded(state: Any) -> Any:
     return {"base64": base64.b64encode(state).decode()} if isinstance(state, bytes) else state
 
 
-def _decoded(state: Any) -> Any:
+def decoded(state: Any) -> Any:
+    """A state as the iterator takes it, from what was in JSON."""
     bytes_given = isinstance(state, dict) and set(state) == {"base64"}
     return base64.b64decode(state["base64"]) if bytes_given else state

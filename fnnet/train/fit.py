@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnnet import check
+from fnnet.data.dataset import Dataset
+from fnnet.data.stream import Stream
 from fnnet.layer import Layer, Params, State
 from fnnet.losses import class_weighted
 from fnnet.metrics import Metric, PerExample, mean
@@ -33,13 +37,15 @@ from fnnet.train.evaluate import evaluate
 from fnnet.train.guard import TrainingWarning, blame, explodes, never_moves, not_finite_in
 from fnnet.train.history import append_line, columns, for_json, from_json, joined, write_lines
 from fnnet.train.loop import Augment, Keys, Loop, make_guarded, split_keys
+from fnnet.train.processes import gathered_from_all, together
 from fnnet.train.shard import Rules, auto, shardings, spread
-from fnnet.train.source import Source, in_memory, streamed
+from fnnet.train.source import Source, in_memory, on_each_device, streamed
 from fnnet.train.step import Batch, TrainState, check_metrics, make_step, start
 from fnnet.wrap import cast
 
 CALL_SECONDS = 0.2  # what a call of the compiled program should take: so soon Ctrl-C is heard
 CHECKPOINTS = "checkpoints"  # in the folder
+RECENT = 10  # calls, at least, whose losses are all not finite where not_finite="skip" gives up
 SAVING_SHARE = 0.01  # of the time, for checkpoints, where it is not said how often there is to be one
 
 
@@ -187,7 +193,7 @@ def fit(
         resume: True goes on from the folder's last checkpoint, and ends with the bits of a run that was never stopped;
             "auto" does where there is one. False wants a folder without.
         checkpoint_every: steps from one checkpoint to the next; by default as many as it takes to spend a hundredth of
-            the time on it, with several processes those of an evaluation. There is one at the end.
+            the time on it. There is one at the end.
         progress: whether to show a bar; None: where rich is installed and stderr is a terminal.
 
         mesh: devices to train on, with an axis "data" that batches are split over. With several processes
@@ -225,7 +231,8 @@ def fit(
         >>> data = fn.data.split(fn.data.two_moons(jax.random.key(0), 300))
         >>> net = fn.serial(fn.dense(16), fn.tanh, fn.dense(2))
         >>> fitted = fn.train.fit(net, fn.losses.softmax_cross_entropy, fn.optim.adam, data.train, valid=data.valid,
-        ...                       learning_rate=0.1, epochs=20, batch_size=50, metrics={"accuracy": fn.metrics.accuracy})
+        ...                       learning_rate=0.1, epochs=20, batch_size=50,
+        ...                       metrics={"accuracy": fn.metrics.accuracy})
         >>> bool(fitted.history["valid_accuracy"][-1] > 0.9)
         True
     """
@@ -239,14 +246,29 @@ def fit(
         patience,
         checkpoint_every,
         not_finite,
+        largest_norm,
         resume,
         folder,
         dtype,
     )
     metrics = check_metrics(metrics)
     net = net if dtype is None else cast(net, dtype)
-    keys = split_keys(jax.random.key(key) if isinstance(key, int) else key)
+    keys = split_keys(jax.random.key(int(key)) if isinstance(key, Integral) else key)
+    given = keys, train if isinstance(train, Mapping) else None, initial, learning_rate
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        raise TypeError(
+            "fit: it was called inside jit, vmap or grad, and drives compiled programs from outside; wanted make_run"
+        )
+    for name, part in (("train", train), ("valid", valid)):
+        if isinstance(part, Dataset):
+            raise TypeError(f"fit: {name} is a Dataset, wanted one part of it: pass data.{name}")
+    if hasattr(valid, "__next__"):
+        raise ValueError(
+            "fit: valid has no batches left after one evaluation, since it is an iterator; wanted what begins anew "
+            "at each, such as a list or fn.data.stream(..., shuffle=False, epochs=1)"
+        )
     mesh = None if mesh is None else auto(mesh)
+    _check_mesh(mesh, rules)
     if isinstance(train, Mapping):
         source = in_memory(train, batch_size or 32, mesh)
     elif debug:
@@ -260,6 +282,15 @@ def fit(
             "fit: batch_size is for train in memory; the batches of an iterable have their own size"
         )
     total, eval_every = _length(source.steps_per_epoch, epochs, steps, eval_every)
+    if (
+        isinstance(train, Stream)
+        and train.order.shuffle
+        and total > (train.epochs or math.inf) * (train.batches_per_epoch)
+    ):
+        raise ValueError(
+            f"fit: train is a shuffled stream of epochs={train.epochs}, {train.batches_per_epoch} batches each, and "
+            f"{total} are wanted: it would begin anew in the same order; make it with epochs=None"
+        )
     monitor, maximize = _monitored(monitor, maximize, valid, metrics)
 
     # The step, and the state that it begins with.
@@ -289,13 +320,15 @@ def fit(
             now = TrainState(params, state, change.init(params), jnp.zeros([], jnp.int32))
         return Loop(now, order, skipped=jnp.zeros([], jnp.int32), halted=jnp.zeros([], bool))
 
-    given = keys, source.order, initial
-    like = jax.eval_shape(begin, *given)
+    inputs = keys, source.order, initial
+    like = jax.eval_shape(begin, *inputs)
     lies = None
     if mesh is not None:
         everywhere = NamedSharding(mesh, PartitionSpec())
         lies = jax.tree.map(lambda _: everywhere, like)._replace(now=shardings(like.now, mesh, rules))
         like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, lies)
+        if initial is not None:  # from wherever it lies
+            inputs = keys, source.order, jax.device_put(tuple(initial), (lies.now.params, lies.now.state))
     advance = source.compile(make_guarded(step, is_bad, skip, augment), lies)
     evaluated = _evaluation(net, {"loss": loss, **metrics}, valid, eval_batch_size, mesh)
 
@@ -304,9 +337,22 @@ def fit(
     keeps_best = valid is not None or patience is not None
     settings = source.identity | {
         "key": np.asarray(jax.random.key_data(keys.init)).tolist(),
-        "accumulate": accumulate,
+        "accumulate": int(accumulate),
         "not_finite": not_finite,
+        "measures": [
+            "loss",
+            *metrics,
+            *(["penalty"] if penalty else []),
+            *(["gradient_norm"] if with_norm else []),
+        ],
+        "monitor": [monitor, maximize] if keeps_best else None,
     }
+    _check_alike(
+        settings
+        | {"steps": total, "eval_every": eval_every, "eval_batch_size": eval_batch_size}
+        | {"patience": patience, "checkpoint_every": checkpoint_every, "largest_norm": largest_norm}
+        | ({} if callable(learning_rate) else {"learning_rate": learning_rate})
+    )
     folder = None if folder is None else Path(folder).expanduser()
     if folder is not None and not source.has_position:
         raise ValueError(
@@ -317,13 +363,18 @@ def fit(
     if folder is not None and goes_on:
         loop = _read(folder / CHECKPOINTS, like, host, settings, source, keeps_best)
     else:
-        loop = jax.jit(begin, out_shardings=lies)(*given)
+        loop = jax.jit(begin, out_shardings=lies)(*inputs)
     at = int(loop.now.step)
-    if host.stopped == "interrupted" or (host.stopped == "finished" and at < total):
+    if (
+        host.stopped == "interrupted"
+        or (host.stopped == "finished" and at < total)
+        or (host.stopped == "patience" and (patience is None or host.waited < patience))
+        or (host.stopped == "callback" and not callbacks)
+    ):
         host.stopped = ""
     row_at, row_seconds = (host.rows[-1]["step"], host.rows[-1]["seconds"]) if host.rows else (0, 0.0)
     examples_a_step = jax.tree.leaves(source.shapes)[0].shape[0]
-    several, first = jax.process_count() > 1, jax.process_index() == 0
+    first = jax.process_index() == 0
     saving, unsaved = 1.0, 0.0  # seconds that the last checkpoint took, and since then
 
     def fitted() -> Fitted:
@@ -343,17 +394,22 @@ def fit(
         batch = source.batch_at(keys, at)
         if batch is None:
             return ""
+        batch = jax.tree.map(jnp.asarray, dict(batch))
         if augment is not None:
             batch = augment(jax.random.fold_in(keys.augment, at), batch)
-        return blame(
-            net, train_loss, loop.now.params, loop.now.state, batch, jax.random.fold_in(keys.step, at)
-        )
+        params, state = _in_this_process((loop.now.params, loop.now.state), mesh)
+        return blame(net, train_loss, params, state, batch, jax.random.fold_in(keys.step, at))
 
     def diverged(what: str) -> DivergedError:
         where = at_fault()
+        left_out = (
+            "That update was left out"
+            if not not_finite_in(loop.now.params)
+            else "The update before it did that: its gradient was not finite, or overflowed in the optimizer"
+        )
         error = DivergedError(
-            f"fit: at step {at} {what}{': ' + where if where else ''}. That update was left out. A lower learning "
-            'rate, fn.optim.clip_by_global_norm or not_finite="skip" may help'
+            f"fit: at step {at} {what}{': ' + where if where else ''}. {left_out}. A lower learning rate, "
+            'fn.optim.clip_by_global_norm or not_finite="skip" may help'
         )
         error.fitted = fitted()
         return error
@@ -362,10 +418,14 @@ def fit(
         nonlocal loop
         since = host.since_row()
         finite = {name: values[np.isfinite(values)] for name, values in since.items()}
-        if not finite["loss"].size:
-            raise diverged(f"none of the last {since['loss'].size} losses is finite")
+        if not finite["loss"].size:  # where evaluations are a step apart, a single one must not be all
+            recent = joined(host.chunks[-max(since["loss"].size, RECENT) :])["loss"]
+            if not np.isfinite(recent).any():
+                raise diverged(f"none of the last {recent.size} losses is finite")
         began = time.perf_counter()
         scores = evaluated(loop.now.params, loop.now.state)
+        if not math.isfinite(scores["params_norm"]):
+            raise diverged(f"the norm of the params is {scores['params_norm']}")
         host.seconds += time.perf_counter() - began
         row = {
             "step": at,
@@ -384,9 +444,9 @@ def fit(
         row = {name: value for name, value in row.items() if value is not None}
         host.rows.append(row)
         if keeps_best:
-            _judge(host, row[monitor], maximize, at, loop.now)
+            _judge(host, row.get(monitor, math.nan), maximize, at, loop.now)
         if reduce_on_plateau is not None:
-            watched = np.float32(row["train_loss" if valid is None else "valid_loss"])
+            watched = np.float32(row.get("train_loss" if valid is None else "valid_loss", math.nan))
             _, host.plateau = reduce_on_plateau.update({}, host.plateau, value=watched)
             loop = loop._replace(now=_with_scale(loop.now, host.plateau.scale))
         return row
@@ -401,17 +461,18 @@ def fit(
         checkpoint.save(folder / CHECKPOINTS, at, *_written(loop, host, settings, source.position()))
         saving = time.perf_counter() - began
 
-    if folder is not None and first:
-        _make(folder)
-        write_lines(folder / "history.jsonl", host.rows)  # what came after the checkpoint comes again
+    with together("fit"):
+        if folder is not None and first:
+            _make(folder)
+            write_lines(folder / "history.jsonl", host.rows)  # what came after the checkpoint comes again
     if not goes_on:
         save()  # a folder that cannot be written to is found out now, not after hours
 
-    calls = source.capacity if several else 1  # steps in a call
+    calls = 1  # steps in a call
     with _interruptible() as interrupted, progress_bar(progress if first else False, total, at) as show:
         while at < total and not host.stopped:
             began = time.perf_counter()
-            if debug and at_fault():
+            if debug and gathered_from_all([bool(at_fault())]).any():
                 raise diverged("debug=True finds numbers that are not finite")
             stops = [total, *(at + every - at % every for every in (eval_every, checkpoint_every) if every)]
             n = min(min(stops) - at, source.capacity, 1 if debug else calls)
@@ -422,32 +483,33 @@ def fit(
             host.seconds += took
             if bool(loop.halted):
                 raise diverged(_what_is_bad(seen))
-            if not several:  # whose clocks differ, and who must agree
-                calls = max(1, min(8 * n, int(CALL_SECONDS * n / took)))
 
             if at % eval_every == 0 or at == total:
                 row = evaluate_now()
                 row_at, row_seconds = at, host.seconds
-                if folder is not None and first:
-                    append_line(folder / "history.jsonl", row)
-                _warn(host.rows)
-                for callback in callbacks:
-                    # A copy, for the next step overwrites the params.
-                    params, state = jax.tree.map(jnp.copy, (loop.now.params, loop.now.state))
-                    if callback(Moment(at, row["epoch"], row, params, state)) is True:
-                        host.stopped = "callback"
+                with together("fit"):
+                    if folder is not None and first:
+                        append_line(folder / "history.jsonl", row)
+                    _warn(host.rows)
+                    for callback in callbacks:
+                        # A copy, for the next step overwrites the params.
+                        params, state = jax.tree.map(jnp.copy, (loop.now.params, loop.now.state))
+                        if callback(Moment(at, row["epoch"], row, params, state)) is True:
+                            host.stopped = "callback"
                 if patience is not None and host.waited >= patience:
                     host.stopped = "patience"
+            unsaved += time.perf_counter() - began
+            # Clocks, callbacks and signals are a process's own, and all must do the same: what any of them says.
+            told = [host.stopped == "callback", bool(interrupted), took, unsaved, saving]
+            calls_back, interrupts, slowest, since_saved, longest = gathered_from_all(told).max(axis=0)
+            if calls_back:
+                host.stopped = "callback"
             if at == total:
                 host.stopped = host.stopped or "finished"
-            if _in_any_process(bool(interrupted)):
+            if interrupts:
                 host.stopped = host.stopped or "interrupted"
-
-            unsaved += time.perf_counter() - began
-            if checkpoint_every:
-                due = at % checkpoint_every == 0
-            else:
-                due = row_at == at if several else unsaved * SAVING_SHARE > saving
+            calls = max(1, min(8 * n, int(CALL_SECONDS * n / slowest)))
+            due = at % checkpoint_every == 0 if checkpoint_every else since_saved * SAVING_SHARE > longest
             if due or host.stopped:
                 save()
             show(
@@ -471,6 +533,7 @@ def _check_arguments(
     patience: Any,
     checkpoint_every: Any,
     not_finite: Any,
+    largest_norm: Any,
     resume: Any,
     folder: Any,
     dtype: Any,
@@ -489,6 +552,8 @@ def _check_arguments(
             check.is_positive("fit", name, value)
     check.is_positive("fit", "eval_batch_size", eval_batch_size)
     check.is_positive("fit", "accumulate", accumulate)
+    if largest_norm is not None and not largest_norm > 0:
+        raise ValueError(f"fit: largest_norm={largest_norm}, wanted more than 0")
     if not_finite not in ("stop", "skip"):
         raise ValueError(f'fit: not_finite={not_finite!r}, wanted "stop" or "skip"')
     if resume not in (True, False, "auto"):
@@ -509,7 +574,7 @@ def _length(
                 "fit: epochs: the iterable does not say how long one is (batches_per_epoch); pass steps="
             )
         steps = epochs * steps_per_epoch
-    return steps, eval_every or steps_per_epoch or max(1, steps // 10)
+    return int(steps), int(eval_every or steps_per_epoch or max(1, steps // 10))
 
 
 def _monitored(
@@ -572,6 +637,17 @@ def _rate(opt_state: Any, learning_rate: Any, updates: int, plateau: Any) -> flo
     return scale * float(found[0]) if found else None
 
 
+def _padded(batch: Batch, mesh: Mesh | None) -> tuple[Batch, Any]:
+    """A batch whose examples the mesh divides, and which of them count, None where all do."""
+    if mesh is None:
+        return batch, None
+    n, parts = len(jax.tree.leaves(batch)[0]), mesh.local_mesh.shape["data"]
+    if n % parts == 0:
+        return batch, None
+    index = np.arange(n + -n % parts)
+    return jax.tree.map(lambda a: np.asarray(a)[index % n], batch), index < n
+
+
 def _evaluation(
     net: Layer, measures: Mapping[str, PerExample | Metric], valid: Any, batch_size: int, mesh: Mesh | None
 ) -> Callable[[Params, State], dict[str, float]]:
@@ -579,46 +655,58 @@ def _evaluation(
     metrics = {name: mean(f, name) for name, f in measures.items()}
     norm = jax.jit(optax.tree.norm)
 
-    def named(scores: Mapping[str, Any]) -> dict[str, float]:
-        scores = jax.device_get(dict(scores))
-        return {f"valid_{name}": np.asarray(value).tolist() for name, value in scores.items()}
+    def named(scores: Mapping[str, Any], norm: jax.Array) -> dict[str, float]:
+        scores, norm = jax.device_get((dict(scores), norm))
+        shown = {f"valid_{name}": np.asarray(value).tolist() for name, value in scores.items()}
+        return shown | {"params_norm": float(norm)}
 
     if valid is None:
-        return lambda params, state: {"params_norm": float(norm(params))}
+        return lambda params, state: named({}, norm(params))
 
     if isinstance(valid, Mapping):
         count_examples("fit: valid", valid)
-        part = (
-            dict(valid) if mesh is None else jax.device_put(dict(valid), NamedSharding(mesh, PartitionSpec()))
-        )
-        part = jax.tree.map(jnp.asarray, part)
-        score = jax.jit(
-            lambda params, state, part: evaluate(net, metrics, params, state, part, batch_size, mesh)
-        )
-        return lambda params, state: named(score(params, state, part)) | {"params_norm": float(norm(params))}
+        part = on_each_device("valid", valid, mesh)
+
+        @jax.jit
+        def score(params: Params, state: State, part: Any) -> Any:
+            scores = evaluate(net, metrics, params, state, part, batch_size, mesh)
+            return scores, optax.tree.norm(params)
+
+        return lambda params, state: named(*score(params, state, part))
 
     @jax.jit
-    def add(totals: Any, params: Params, state: State, batch: Batch) -> Any:
+    def add(totals: Any, params: Params, state: State, batch: Batch, mask: Any) -> Any:
         prediction, _ = net.apply(params, state, batch["x"], train=False)
-        return {name: m.update(totals[name], prediction, batch["y"]) for name, m in metrics.items()}
+        return {name: m.update(totals[name], prediction, batch["y"], mask) for name, m in metrics.items()}
 
     def over_batches(params: Params, state: State) -> dict[str, float]:
         totals, batches = {name: m.init() for name, m in metrics.items()}, 0
-        for batch in itertools.islice(iter(valid), getattr(valid, "batches_per_epoch", None)):
-            count_examples("fit: a batch of valid", batch)
-            batch = dict(batch) if mesh is None else spread(dict(batch), mesh)
-            totals, batches = add(totals, params, state, batch), batches + 1
+        it = itertools.islice(iter(valid), getattr(valid, "batches_per_epoch", None))
+        while True:
+            with together("fit"):
+                if (batch := next(it, None)) is not None:
+                    count_examples("fit: a batch of valid", batch)
+            ended = gathered_from_all([batch is None])
+            if batch is None and ended.all():
+                break
+            if batch is None or ended.any():
+                raise ValueError("fit: valid has more batches in one process than in another")
+            batch, mask = _padded(dict(batch), mesh)
+            if mesh is not None:
+                batch, mask = spread((batch, mask), mesh)
+            totals, batches = add(totals, params, state, batch, mask), batches + 1
         if not batches:
             raise ValueError("fit: valid has no batches left: it must begin anew at each evaluation")
         scores = {name: m.result(totals[name]) for name, m in metrics.items()}
-        return named(scores) | {"params_norm": float(norm(params))}
+        return named(scores, norm(params))
 
     return over_batches
 
 
 def _judge(host: Host, value: float, maximize: bool, at: int, now: TrainState) -> None:
     """Keeps the best evaluation, or counts those since."""
-    if host.best is None or (value > host.best.value if maximize else value < host.best.value):
+    best = math.nan if host.best is None else host.best.value
+    if not math.isnan(value) and (math.isnan(best) or (value > best if maximize else value < best)):
         # A copy, for the next step overwrites the params.
         host.best = Best(at, value, *jax.tree.map(jnp.copy, (now.params, now.state)))
         host.waited = 0
@@ -673,13 +761,40 @@ def _interruptible() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _in_any_process(flag: bool) -> bool:
-    """Whether a flag is up in any of the processes, which must stop at one step."""
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental import multihost_utils
+def _check_mesh(mesh: Mesh | None, rules: Rules) -> None:
+    if mesh is None and rules:
+        raise ValueError("fit: rules say how params are split over a mesh; pass mesh=, too")
+    if mesh is not None and "data" not in mesh.shape:
+        raise ValueError(
+            f'fit: the mesh is {dict(mesh.shape)}, wanted an axis "data", which batches are split over; name it so in '
+            "jax.make_mesh"
+        )
+    here = set() if mesh is None else {device.process_index for device in mesh.devices.flat}
+    if jax.process_count() > 1 and (missing := set(range(jax.process_count())) - here):
+        raise ValueError(
+            f"fit: there are {jax.process_count()} processes, and the mesh has no device of process {min(missing)}; "
+            'wanted one over the devices of all: jax.make_mesh((jax.device_count(),), ("data",))'
+        )
 
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+def _check_alike(settings: Mapping[str, Any]) -> None:
+    """Raises in all processes where what they were given differs: they would train apart, or wait for ever."""
+    numbers = [zlib.crc32(repr(value).encode()) % 2**24 for value in settings.values()]  # which float32 holds
+    of_all = gathered_from_all(numbers)
+    if differ := [name for name, column in zip(settings, of_all.T, strict=True) if np.ptp(column)]:
+        name = differ[0]
+        raise ValueError(
+            f"fit: {name} is not the same in all processes, {settings[name]!r} in process {jax.process_index()}: call "
+            "fit alike in each"
+        )
+
+
+def _in_this_process(tree: Any, mesh: Mesh | None) -> Any:
+    """The arrays whole, and this process's own: an operation on those of all would wait for the others."""
+    if mesh is None:
+        return tree
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda a: a.addressable_data(0), whole)
 
 
 def _make(folder: Path) -> None:
@@ -692,6 +807,10 @@ def _make(folder: Path) -> None:
 def _goes_on(checkpoints: Path, resume: bool | str) -> bool:
     """Whether there is a checkpoint to go on from; raises where there should be one, or none."""
     found = checkpoint.steps(checkpoints)
+    if np.ptp(gathered_from_all([found[-1] if found else -1])):
+        raise checkpoint.CheckpointError(
+            f"fit: not all processes see the same checkpoints in {checkpoints}: wanted a folder that all of them see"
+        )
     if found and resume is False:
         raise checkpoint.CheckpointError(
             f"fit: {checkpoints} has a checkpoint of step {found[-1]}: pass resume=True to go on from it, or another "
@@ -699,6 +818,12 @@ def _goes_on(checkpoints: Path, resume: bool | str) -> bool:
         )
     if resume is True and not found:
         raise checkpoint.CheckpointError(f"fit: resume=True, and {checkpoints} has no checkpoint")
+    history = checkpoints.parent / "history.jsonl"
+    if not found and history.is_file() and history.stat().st_size:
+        raise checkpoint.CheckpointError(
+            f"fit: {history} has the lines of a run, but {checkpoints} has no checkpoint to go on from: bring it back, "
+            "or take another folder"
+        )
     return bool(found)
 
 
@@ -742,12 +867,19 @@ def _read(
         best = (like.now.params, like.now.state) if about["best"] is not None else None
         return {"loop": like, "best": best, "plateau": host.plateau, "history": history}
 
-    restored, about = checkpoint.restore(checkpoints, tree)
+    try:
+        restored, about = checkpoint.restore(checkpoints, tree)
+    except checkpoint.CheckpointError as error:
+        error.add_note(
+            f"fit goes on from the last checkpoint: for an earlier one move later ones out of {checkpoints}"
+        )
+        raise
     host.rows = from_json(about["rows"])
     row_at = host.rows[-1]["step"] if host.rows else 0
-    host.chunks = [{name: values[:row_at] for name, values in restored["history"].items()}]
-    host.chunks += [{name: values[row_at:] for name, values in restored["history"].items()}]
-    host.whole = 1
+    if history := restored["history"]:  # none at step 0
+        host.chunks = [{name: values[:row_at] for name, values in history.items()}]
+        host.chunks += [{name: values[row_at:] for name, values in history.items()}]
+        host.whole = 1
     if about["best"] is not None and keeps_best:
         host.best = Best(about["best"]["step"], from_json(about["best"]["value"]), *restored["best"])
     host.waited, host.seconds, host.stopped = about["waited"], about["seconds"], about["stopped"]

@@ -48,7 +48,11 @@ def blame(
     for name, tree in (("params", params), ("state", state), ("the batch", dict(batch))):
         if bad := not_finite_in(tree):
             return f"{name} came with numbers that are not finite, in {_listed(bad)}"
-    for what, switch in (("NaN", "jax_debug_nans"), ("infinity", "jax_debug_infs")):
+    prediction = jax.jit(lambda params: net.apply(params, state, batch["x"], key=key, train=True)[0])(params)
+    switches = [("NaN", "jax_debug_nans")]
+    if not_finite_in(prediction):  # else infinities, such as those of a mask, do no harm
+        switches.append(("infinity", "jax_debug_infs"))
+    for what, switch in switches:
         notes = _first(net, params, state, batch["x"], key, switch)
         if notes is not None:
             inside = ", in ".join(reversed([note.removeprefix("in ") for note in notes])) or net.name
@@ -95,8 +99,8 @@ def never_moves(rows: Sequence[Mapping[str, Any]], evaluations: int = 3) -> bool
 
 def explodes(norms: Sequence[float], factor: float = 1e3) -> bool:
     """Whether the last norm of the params is that many times the least so far, for the first time."""
-    times = [norm > factor * min(norms) > 0 for norm in norms]
-    return bool(times and times[-1] and not any(times[:-1]))
+    *before, last = norms
+    return bool(before) and last > factor * min(before) > 0 and max(before) <= factor * min(before)
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,31 @@ def from_json(value: Any) -> Any:
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Adds a row to a file of JSON lines."""
-    with path.open("a") as file:
+    with _named(path), path.open("a") as file:
         file.write(json.dumps(for_json(row)) + "\n")
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The file anew, whole: a run that goes on from a checkpoint repeats what came after it."""
     beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(json.dumps(for_json(row)) + "\n" for row in rows))
-    beside.replace(path)
+    with _named(path):
+        try:
+            beside.write_text("".join(json.dumps(for_json(row)) + "\n" for row in rows))
+            beside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Adds to an error what could not be written, which a full disk's does not say, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"fit: cannot write {path}: {error.strerror}; make room, or it writable, and go on from the last "
+            "checkpoint with resume=True",
+        ) from error

@@ -228,10 +228,8 @@ def sweep(
         sweep_folder.settle(folder, found, asked, decided)
 
     alive, reached, seconds = np.arange(n), np.zeros(n, int), list[float]()
-    results, ends = (
-        cast(Any, None),
-        dict[int, Run](),
-    )  # a Summary of all trials; by trial the ends that are needed
+    results = cast(Any, None)  # the Summary of all trials
+    ends: dict[int, Run] = {}  # by trial, those that are needed
     work = [max(n // eta**rung, 1) for rung in range(rungs)]
     with progress_bar(progress, sum(work), 0) as show:
         for rung in range(rungs):

@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +251,7 @@ def test_bad_batches_are_skipped_and_counted() -> None:
     assert got.history["skipped"][-1] == 1
     assert got.history["train_gradient_norm"].argmax() == 2
     with pytest.raises(
-        fn.train.DivergedError, match="at step 2 the gradient norm is .*, more than largest_norm"
+        fn.train.DivergedError, match=r"at step 2 the gradient norm is .*, more than largest_norm"
     ):
         fit(train=far, steps=7, largest_norm=100.0, **given)
 
@@ -359,7 +358,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(fn.train.CheckpointError, match=message):
             fit(**again, **given)
-    with pytest.raises(fn.train.CheckpointError, match="resume=True, and .* has no checkpoint"):
+    with pytest.raises(fn.train.CheckpointError, match=r"resume=True, and .* has no checkpoint"):
         fit(folder=tmp_path / "new", resume=True)
     assert int(fit(**again).now.step) == 6
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib.image
 import numpy as np
 import pytest
 
 import fnnet as fn
-from fnnet.train import search, sweep_folder, sweep_program
+from fnnet.train import search, sweep_folder, sweep_pictures, sweep_program
 
 MSE = fn.losses.mean_squared_error
 close = np.testing.assert_allclose
@@ -196,7 +197,7 @@ def test_what_is_mapped_on_a_cpu(net: Any, shape: tuple[int, ...], why: str) -> 
 
 def test_chunks_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run, space = plain, {"learning_rate": [0.1] * 64}
-    monkeypatch.setattr(sweep_program, "bytes_free", lambda device, sharing: 40_000)
+    monkeypatch.setattr(sweep_program, "bytes_free", lambda device, sharing: 12_000)
     got = sweep(run, DATA, space, seeds=4)
     assert 1 < got.chunk < 64
     assert got.mapping == "vmap"
@@ -523,6 +524,51 @@ def test_learning_a_learning_rate() -> None:
         at = at - 2 * slope
     assert (np.diff(losses) < 0).all()
     assert losses[-1] < 0.8 * losses[0]
+
+
+class TestPictures:
+    @pytest.fixture(params=[False, True])
+    def swept(self, request: pytest.FixtureRequest, whole: Any) -> Any:
+        """With a trial that diverged, one far off, and a second hyperparameter; or nothing but diverged ones."""
+        scores = whole.scores.copy()
+        scores[4] = 1e20
+        hparams = whole.hparams | {"width": np.array([16, 16, 32, 32, 64])}
+        return whole._replace(
+            scores=np.full_like(scores, np.nan) if request.param else scores, hparams=hparams
+        )
+
+    @pytest.mark.parametrize("draw", [sweep_pictures.parallel_coordinates, sweep_pictures.sensitivity])
+    def test_a_png(self, swept: Any, draw: Any, tmp_path: Path) -> None:
+        draw(swept, tmp_path / "picture.png")
+        image = matplotlib.image.imread(tmp_path / "picture.png")
+        assert image.shape[1] == 1200
+        assert image[..., :3].std() > 0.05
+        assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
+
+    def test_an_axis(self) -> None:
+        heights, marks = sweep_pictures._scaled(np.array([0.01, 1.0, 0.1]), False)
+        close(heights, [0, 1, 0.5], atol=1e-12)
+        assert [text for _, text in marks] == ["0.01", "0.1", "1"]
+        close(sweep_pictures._scaled(np.array([1.0, 2.0, 1.5]), False)[0], [0, 1, 0.5])  # no decades
+        close(sweep_pictures._scaled(np.array([1.0, 4.0, 2.0]), True)[0], [0, 1, 0.5])  # but drawn so
+        close(sweep_pictures._scaled(np.array([3.0, 3.0]), False)[0], 0.5)
+
+    def test_an_outlier_does_not_hide_the_rest(self) -> None:
+        scores = np.array([1.0, 2.0, 3.0, 1e9, np.nan])
+        np.testing.assert_array_equal(sweep_pictures._clipped(scores, False), [1, 2, 3, 7, np.nan])
+        np.testing.assert_array_equal(sweep_pictures._clipped(-scores, True), [-1, -2, -3, -7, np.nan])
+
+    def test_of_arrays_there_is_none(self, whole: Any, tmp_path: Path) -> None:
+        arrays = whole._replace(hparams={"rates": np.ones((5, 3))})
+        with pytest.raises(ValueError, match="sensitivity: rates is an array in each trial, wanted"):
+            sweep_pictures.sensitivity(arrays, tmp_path / "picture.png")
+
+    def test_without_matplotlib(self, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(
+            ImportError, match=r"pictures need matplotlib, .* pip install 'fnnet\[experiments\]'"
+        ):
+            sweep_pictures.sensitivity(whole, tmp_path / "picture.png")
 
 
 ON_DEVICES = """

@@ -1,0 +1,233 @@
+"""Time of many small training runs, in one go and one after another: `python -m experiments.benchmarks.sweeps`.
+
+A grid of learning rates times seeds: MLPs of 64-32-10 on digits, 5 epochs in batches of 64, as one `fn.train.sweep`;
+beside it the same runs one after another in PyTorch, with an order of its own of the same examples in each epoch.
+`ratio` is the median of the rounds' ratios, PyTorch's time over fnnet's compiled program. `fresh` is a sweep in a
+process that has compiled nothing yet: tracing, compiling and computing, without the imports. The second table has
+both by the number of runs.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import fnnet as fn
+from experiments.benchmarks import side_by_side
+from experiments.command_line import fail, parse
+from experiments.timing import compare, in_turn
+from fnnet.train import sweep_program
+
+COMMAND = "experiments.benchmarks.sweeps"
+RATIO_BAR = 15.0  # the project's: so many times as fast as PyTorch
+FRESH_BAR = 1.0  # the project's: seconds at most in a fresh process
+BATCH = 64
+FEATURES, HIDDEN, CLASSES = 64, 32, 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Time of many small training runs: fnnet's in one go over PyTorch's one after another."""
+
+    runs: int = 64
+    """Runs beside PyTorch, a square: so many learning rates as seeds."""
+    counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
+    """Numbers of runs of the second table, squares; empty for no such table."""
+    epochs: int = 5
+    """Epochs of each run, of 16 steps each."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Of both sides."""
+    rounds: int = 5
+    """Rounds that are measured, each side once in each, after one that is not."""
+    torch: bool = True
+    """Whether to run PyTorch beside it, where it is installed."""
+    torch_threads: int = 1
+    """Threads of PyTorch: for a network so small one is faster than two."""
+    json: Path | None = None
+    """File for the numbers, besides the tables."""
+    fresh: bool = False
+    """Print the seconds of one sweep of --runs and nothing else: what this program calls in a process of its own."""
+
+
+def problem(config: Config, runs: int) -> tuple[Callable[..., Any], Any, dict[str, np.ndarray], int]:
+    """What sweep takes: the run, the data, the learning rates, how many seeds."""
+    data = fn.data.digits()
+    net = fn.serial(fn.flatten, fn.dense(HIDDEN), fn.relu, fn.dense(CLASSES))
+    steps = config.epochs * (len(data.train["y"]) // BATCH)
+    make: Any = {"sgd": fn.optim.sgd, "adam": fn.optim.adam}[config.optimizer]
+    run = fn.train.make_run(net, fn.losses.softmax_cross_entropy, make, steps=steps, batch_size=BATCH)
+    side = math.isqrt(runs)
+    return (
+        run,
+        fn.data.Dataset(data.train, data.valid),
+        {"learning_rate": np.geomspace(1e-3, 1e-1, side)},
+        side,
+    )
+
+
+def ours(config: Config, runs: int) -> Callable[[], np.ndarray]:
+    """The compiled program of a sweep, which returns the validation losses."""
+    run, data, rates, seeds = problem(config, runs)
+    program = sweep_program.trace(
+        run, data, np.arange(seeds), rates, None, chunk=seeds, mapping="vmap", mesh=None, goes_on=False
+    )
+
+    def once() -> np.ndarray:
+        summary, _ = sweep_program.call(program, rates, None, seeds=seeds, times=1, histories=False)
+        return summary.last["valid_loss"]
+
+    return once
+
+
+def torch_side(config: Config, runs: int) -> Callable[[], np.ndarray]:
+    """The same in PyTorch, one after another."""
+    import torch
+
+    torch.set_num_threads(config.torch_threads)
+    _, data, rates, seeds = problem(config, runs)
+    x, y = (torch.tensor(np.asarray(data.train[k])) for k in "xy")
+    valid_x, valid_y = (torch.tensor(np.asarray(data.valid[k])) for k in "xy")
+    x, y, valid_x, valid_y = x.reshape(-1, FEATURES), y.long(), valid_x.reshape(-1, FEATURES), valid_y.long()
+    loss = torch.nn.CrossEntropyLoss()
+    make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
+
+    def one(rate: float, seed: int) -> float:
+        torch.manual_seed(seed)
+        net = torch.nn.Sequential(
+            torch.nn.Linear(FEATURES, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, CLASSES)
+        )
+        optimizer = make(net.parameters(), lr=rate)
+        for _ in range(config.epochs):
+            order = torch.randperm(len(x))
+            for batch in order[: len(x) // BATCH * BATCH].split(BATCH):
+                optimizer.zero_grad()
+                loss(net(x[batch]), y[batch]).backward()
+                optimizer.step()
+        with torch.no_grad():
+            return float(loss(net(valid_x), valid_y))
+
+    def once() -> np.ndarray:
+        return np.array([[one(float(r), s) for s in range(seeds)] for r in rates["learning_rate"]])
+
+    return once
+
+
+def fresh_seconds(config: Config, runs: int) -> float:
+    """Of a sweep in a process of its own, whose compilations no cache knows."""
+    options = [
+        "--fresh",
+        "--runs",
+        str(runs),
+        "--epochs",
+        str(config.epochs),
+        "--optimizer",
+        config.optimizer,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", COMMAND, *options],
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the sweep in a process of its own failed:\n{done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+def sweep_once(config: Config) -> float:
+    """Seconds of one call of sweep."""
+    run, data, rates, seeds = problem(config, config.runs)
+    jnp.zeros(1).block_until_ready()  # the device is there
+    start = time.perf_counter()
+    fn.train.sweep(run, data, rates, seeds=seeds, progress=False)
+    return time.perf_counter() - start
+
+
+def check(config: Config) -> None:
+    for name in ("runs", "epochs", "rounds", "torch_threads"):
+        if getattr(config, name) < 1:
+            fail(
+                COMMAND, f"--{name.replace('_', '-')} {getattr(config, name)} is too small, wanted at least 1"
+            )
+    for option, numbers in (("--runs", (config.runs,)), ("--counts", config.counts)):
+        if bad := [n for n in numbers if n < 1 or math.isqrt(n) ** 2 != n]:
+            fail(
+                COMMAND, f"{option} {bad[0]} is no square, wanted as many learning rates as seeds, such as 64"
+            )
+
+
+def main() -> None:
+    config = parse(Config, f"python -m {COMMAND}")
+    check(config)
+    if config.fresh:
+        print(sweep_once(config))
+        return
+    peers, where = side_by_side.setup(
+        COMMAND, ["torch"] if config.torch else [], config.rounds, config.torch_threads
+    )
+    console = Console()
+
+    sides = {"fnnet": ours(config, config.runs)}
+    if peers:
+        sides["torch"] = torch_side(config, config.runs)
+    losses = {name: float(np.median(side())) for name, side in sides.items()}
+    times = in_turn(sides, rounds=config.rounds, warm_up=0)
+    fresh = [fresh_seconds(config, config.runs) for _ in range(min(config.rounds, 3))]
+    row: dict[str, Any] = {"runs": config.runs, "seconds": {k: float(np.median(t)) for k, t in times.items()}}
+    row |= {"median_valid_loss": losses, "fresh": float(np.median(fresh)), "fresh_bar": FRESH_BAR}
+    row["fresh_met"] = row["fresh"] <= FRESH_BAR
+    if peers:
+        ratio = compare(times["torch"], times["fnnet"])
+        row |= {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high, "bar": RATIO_BAR}
+        row["met"] = ratio.ratio >= RATIO_BAR
+
+    table = Table(
+        title=f"{side_by_side.title(where, config.rounds)}\n{config.runs} runs, {config.optimizer}",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for column in ("side", "seconds", "ratio", "quartiles", "bar", "met", "median loss"):
+        table.add_column(column, justify="left" if column == "side" else "right")
+    for side, seconds in row["seconds"].items():
+        compared = ["", "", "", ""]
+        if side == "torch":
+            compared = [f"{row['ratio']:.1f}", f"{row['low']:.1f}-{row['high']:.1f}", f"{RATIO_BAR:g}"]
+            compared.append("yes" if row["met"] else "NO")
+        table.add_row(side, f"{seconds:.3f}", *compared, f"{losses[side]:.3f}")
+    met = "yes" if row["fresh_met"] else "NO"
+    table.add_row("fnnet, fresh", f"{row['fresh']:.2f}", "", "", f"{FRESH_BAR:g} s", met, "")
+    console.print(table)
+
+    growth = []
+    for runs in track(config.counts, "measuring", console=console, disable=not config.counts):
+        seconds = float(np.median(in_turn({"fnnet": ours(config, runs)}, rounds=3, warm_up=0)["fnnet"]))
+        growth.append({"runs": runs, "seconds": seconds, "fresh": fresh_seconds(config, runs)})
+    if growth:
+        table = Table(title="By the number of runs", title_justify="left", box=box.SIMPLE)
+        for column in ("runs", "seconds", "ms a run", "fresh"):
+            table.add_column(column, justify="right")
+        for line in growth:
+            each = f"{1e3 * line['seconds'] / line['runs']:.2f}"
+            table.add_row(str(line["runs"]), f"{line['seconds']:.3f}", each, f"{line['fresh']:.2f}")
+        console.print(table)
+    if config.json is not None:
+        content = {"rounds": config.rounds, **where, "beside_torch": row, "growth": growth}
+        config.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from fnnet.train.search import choice, log_uniform, uniform
 from fnnet.train.shard import fully_sharded, gathered, shardings, spread, start_sharded, tensor_parallel
 from fnnet.train.step import TrainState, make_step, start
 from fnnet.train.sweep import Sweep, sweep
+from fnnet.train.sweep_pictures import parallel_coordinates, sensitivity
 from fnnet.train.tensorboard import tensorboard
 
 __all__ = [
@@ -37,8 +38,10 @@ __all__ = [
     "log_uniform",
     "make_run",
     "make_step",
+    "parallel_coordinates",
     "raise_if_diverged",
     "save_safetensors",
+    "sensitivity",
     "shardings",
     "spread",
     "start",

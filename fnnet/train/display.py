@@ -30,7 +30,7 @@ def progress_bar(wanted: bool | None, total: int, begin: int) -> Iterator[Show]:
     except ImportError as exc:
         if wanted:
             raise ImportError(
-                "fit: progress=True, and rich is missing; pip install 'fnnet[experiments]', or progress=False"
+                "progress=True, and rich is missing; pip install 'fnnet[experiments]', or progress=False"
             ) from exc
         wanted = False
     if wanted is False or (wanted is None and not sys.stderr.isatty()):

@@ -182,7 +182,7 @@ def fit(
         eval_batch_size: examples evaluated at once.
         monitor: what decides which evaluation is the best: "valid_loss", or "valid_" or "train_" and the name of a
             metric. "valid_loss" by default, "train_loss" without `valid`.
-        maximize: whether more of it is better. Must be given unless it is a loss.
+        maximize: whether more of it is better; unless given it is for an accuracy, and is not for a loss.
         patience: evaluations without a new best after which training stops; the best params are then returned. Without
             it, training goes to its end and returns the last; the best are in `best`.
         reduce_on_plateau: `fn.optim.reduce_on_plateau(...)`: the updates' scale falls where valid_loss (train_loss
@@ -586,9 +586,9 @@ def _monitored(
     monitor = monitor or f"{parts[-1]}_loss"
     if monitor not in known:
         raise ValueError(f"fit: monitor={monitor!r}, wanted one of {', '.join(known)}")
-    if maximize is None and not monitor.endswith("_loss"):
-        raise ValueError(f"fit: monitor={monitor!r} is no loss: pass maximize=True or maximize=False, too")
-    return monitor, bool(maximize)
+    if maximize is None and not monitor.endswith(("_loss", "_accuracy")):
+        raise ValueError(f"fit: monitor={monitor!r}: pass maximize=True or maximize=False, too")
+    return monitor, monitor.endswith("_accuracy") if maximize is None else bool(maximize)
 
 
 def _optimizer(optimizer: Any, learning_rate: Any) -> optax.GradientTransformation:

@@ -85,7 +85,8 @@ def write_chunk(folder: Path, name: str, tree: Any) -> None:
 
     def write(path: Path) -> None:
         with path.open("wb") as f:
-            np.savez(f, **{k: _plain(a) for k, a in _by_path(tree).items()})
+            arrays: dict[str, Any] = {k: _plain(a) for k, a in _by_path(tree).items()}
+            np.savez(f, **arrays)
 
     write_whole(folder / f"{name}.npz", write)
 

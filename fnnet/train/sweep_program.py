@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fnnet import check
 from fnnet.train.run import Run
 
+# What of the ends of many runs is mapped over: all but the step, which they share.
+AXES: Any = Run(*cast(Any, (0, 0, 0, 0, None)))
 # Where the params of one run take more bytes than this, "auto" is "map" on a CPU: see the table above.
 LARGE = 2**20
 # Of the memory that is free a program may take so much: what is measured leaves out fragments, and other programs.
@@ -173,7 +175,7 @@ def trace(
     def all_of(seeds: jax.Array, values: Any, data: Any, after: Run | None) -> tuple[Any, Run]:
         if after is not None:  # all have taken the same steps, and it must not be mapped: see make_run
             after = after._replace(step=after.step.reshape(-1)[0])
-        mapped = None if after is None else Run(0, 0, 0, 0, None)
+        mapped: Any = None if after is None else AXES
         if mapping == "vmap":
             # Seeds inside: what depends on the seed alone, weights and batches, is computed once for all trials.
             over_seeds = jax.vmap(one, (0, None, None, mapped))
@@ -184,8 +186,9 @@ def trace(
             trial, seed = i // n, i % n
             here = None
             if after is not None:
-                here = jax.tree.map(lambda a: a[trial, seed], after._replace(step=None))
-                here = here._replace(step=after.step)
+                here = jax.tree.map(
+                    lambda a: a if a.ndim == 0 else a[trial, seed], after
+                )  # the step has no axes
             return one(seeds[seed], jax.tree.map(lambda a: a[trial], values), data, here)
 
         flat = jax.lax.map(flat_one, jnp.arange(trials * n))

@@ -170,7 +170,7 @@ def test_patience_restores_the_best() -> None:
     same(got.params, got.best.params)
     same(got.params, fit(optimizer=fn.optim.sgd(rate), steps=best + 1, eval_every=1).params)
     # Of accuracy, more is better; the best is kept without patience, too, and the last is returned.
-    got = fit(eval_every=1, monitor="valid_accuracy", maximize=True)
+    got = fit(eval_every=1, monitor="valid_accuracy")
     assert got.best is not None
     assert got.best.step == 1 + int(np.argmax(got.history["valid_accuracy"]))
     same(got.params, got.now.params)
@@ -444,7 +444,11 @@ def test_a_bar_with_what_one_wants_to_know(capsys: pytest.CaptureFixture[str]) -
             ValueError,
             "monitor='valid_f1', wanted one of train_loss, train_accuracy, valid_",
         ),
-        ({"monitor": "valid_accuracy"}, ValueError, "is no loss: pass maximize"),
+        (
+            {"monitor": "valid_f", "metrics": {"f": fn.metrics.accuracy}},
+            ValueError,
+            "pass maximize=True or maximize=False",
+        ),
         ({"monitor": "valid_loss", "valid": None}, ValueError, "wanted one of train_loss, train_accuracy"),
         ({"optimizer": fn.optim.adam}, TypeError, "pass learning_rate="),
         ({"learning_rate": 0.1}, TypeError, "learning_rate is for a maker of an optimizer"),

@@ -28,9 +28,10 @@ import fnnet as fn
 from fnnet.train import Moment
 
 LOSS = fn.losses.softmax_cross_entropy
-NET = fn.serial(fn.dense(256), fn.batch_norm(), fn.relu, fn.dropout(0.2), fn.dense(4))
+# A bias before batch_norm has no gradient but rounding, which adam would make a step of.
+NET = fn.serial(fn.dense(256, use_bias=False), fn.batch_norm(), fn.relu, fn.dropout(0.2), fn.dense(4))
 FULL = fn.train.fully_sharded(at_least=64)
-PAIR = [("dense_0/w", P(None, "model")), ("dense_0/b", P("model")), ("dense_1/w", P("model", None))]
+PAIR = [("dense_0/w", P(None, "model")), ("dense_1/w", P("model", None))]
 CLOCKS = {"seconds", "examples_per_second"}
 
 
@@ -43,14 +44,15 @@ TRAIN, VALID = part(72, 0), part(21, 1)  # eight divides neither 21 nor the epoc
 
 
 def noisy(key: Any, batch: Any) -> Any:
-    return {**batch, "x": batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)}
+    return {**batch, "x": batch["x"] + 0.1 * jax.random.uniform(key, batch["x"].shape)}
 
 
 def fit(**given: Any) -> fn.train.Fitted:
     settings: dict[str, Any] = {
         "net": NET, "loss": LOSS, "optimizer": fn.optim.adam, "learning_rate": 0.1, "train": TRAIN, "valid": VALID,
         "steps": 12, "eval_every": 2, "batch_size": 16, "metrics": {"accuracy": fn.metrics.accuracy}, "augment": noisy,
-        "accumulate": 2, "patience": 9, "reduce_on_plateau": fn.optim.reduce_on_plateau(0.5, 1), "progress": False,
+        "accumulate": 2, "patience": 9, "reduce_on_plateau": fn.optim.reduce_on_plateau(0.5, 1, rtol=0.3),
+        "progress": False,
     }  # fmt: skip
     return fn.train.fit(**(settings | given))
 
@@ -105,7 +107,8 @@ def agree(one: fn.train.Fitted, many: fn.train.Fitted) -> None:
     """To rounding: losses in double precision, running averages in single."""
     assert one.history.keys() == many.history.keys()
     for name in one.history.keys() - CLOCKS:
-        np.testing.assert_allclose(many.history[name], one.history[name], rtol=1e-9, err_msg=name)
+        close = {"rtol": 1e-7 if name == "valid_loss" else 1e-10}
+        np.testing.assert_allclose(many.history[name], one.history[name], **close, err_msg=name)
     assert one.best is not None
     assert many.best is not None
     assert one.best.step == many.best.step
@@ -126,13 +129,12 @@ def held(array: jax.Array) -> tuple[int, ...]:
 
 def no_device_has_more_than_its_part() -> None:
     params = sum(a.nbytes for a in jax.tree.leaves(sharded().params))
-    data = sum(a.nbytes for a in jax.tree.leaves((TRAIN, VALID)))
-    assert params > 25_000
-    # Params, accumulated gradient, two moments; copies for the best and for the callback. All of it, were it whole on
-    # each device or not donated, would be 150,000 bytes and more.
+    assert params > 24_000
+    # Params, accumulated gradient, two moments; copies for the best and for the callback: a copy whole on each device
+    # would be 20,000 bytes more. The data and running averages, which are whole, are 12,000.
     assert bytes_of.keys() == set(range(8))
     for held in bytes_of.values():
-        assert 4 / 8 * params < held < 6 / 8 * params + data + 5_000
+        assert 4 / 8 * params < held < 6 / 8 * params + 20_000
 
 
 def from_memory() -> None:

@@ -1,14 +1,16 @@
 """Two processes of two devices each train as this one does on one device: `jax.distributed` on loopback.
 
-This file is the program of each process, too: `python test_two_processes.py PORT ID ANSWER`.
+This file is the program of each process, too: `python test_two_processes.py PORT ID FOLDER PROGRAM`.
 """
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import fnnet as fn
+from fnnet.train import Moment
 from fnnet.train.shard import auto
 
 STEPS = 10
@@ -76,10 +79,111 @@ def answers() -> dict[str, Any]:
     return {"data": train(("data",), ()), "both": train(("data", "model"), full)}
 
 
-def main(port: str, i: int, answer: str) -> None:
+def noisy(key: Any, batch: Any) -> Any:
+    return {**batch, "x": batch["x"] + 0.1 * jax.random.uniform(key, batch["x"].shape)}
+
+
+def fit(**given: Any) -> fn.train.Fitted:
+    """Twelve steps, an evaluation every second; validation on 10 examples, which four devices do not divide."""
+    settings: dict[str, Any] = {
+        "net": fn.serial(fn.dense(32, use_bias=False), fn.batch_norm(), fn.relu, fn.dropout(0.2), fn.dense(3)),
+        "loss": fn.losses.softmax_cross_entropy, "optimizer": fn.optim.adam, "learning_rate": 0.02,
+        "train": examples(), "valid": {name: array[:10] for name, array in examples().items()},
+        "steps": 12, "eval_every": 2, "batch_size": 8, "augment": noisy, "patience": 9,
+        "mesh": jax.make_mesh((jax.device_count(),), ("data",)), "rules": fn.train.fully_sharded(at_least=64),
+    }  # fmt: skip
+    return fn.train.fit(**(settings | given))
+
+
+def streams() -> dict[str, Any]:
+    """Each process reads its own share of the batches; those for validation have 4, 4 and 2 examples."""
+    shard = jax.process_index(), jax.process_count()
+    part = {name: array[:10] for name, array in examples().items()}
+    return {
+        "train": fn.data.stream(examples(), 8, seed=1, shard=shard),
+        "batch_size": None,
+        "valid": fn.data.stream(part, 4, shuffle=False, epochs=1, shard=shard),
+    }
+
+
+def told(fitted: fn.train.Fitted) -> dict[str, Any]:
+    """What there is to compare, the params' bits among it."""
+    everywhere = NamedSharding(auto(jax.make_mesh((jax.device_count(),), ("data",))), P())
+    whole = jax.jit(lambda params: params, out_shardings=everywhere)(fitted.params)
+    return {
+        "stopped": fitted.stopped,
+        "steps": int(fitted.now.step),
+        "train_loss": fitted.history["train_loss"].tolist(),
+        "valid_loss": fitted.history["valid_loss"].tolist(),
+        "params": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(whole)],
+    }
+
+
+def killed(folder: Path) -> dict[str, Any]:
+    """Both processes are gone at step 6, with checkpoints of step 0 and 4."""
+
+    def kill(moment: Moment) -> None:
+        if moment.step == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fit(folder=folder / "run", checkpoint_every=4, callbacks=[kill])
+    return {}
+
+
+def resumed(folder: Path) -> dict[str, Any]:
+    """On from there, stopped by a signal to one of the two, on again; and runs that were never stopped."""
+    second = jax.process_index() == 1
+
+    def press(moment: Moment) -> None:
+        if moment.step == 8 and second:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def fail(moment: Moment) -> None:
+        if second:
+            raise KeyError("a callback fails in one process")
+
+    def ends(batches: Any) -> Any:
+        for i, batch in enumerate(batches):
+            if i == 5 and second:
+                raise OSError("the disk of one process is gone")
+            yield batch
+
+    def different() -> None:
+        fit(train={**examples(), "x": examples()["x"] + second})
+
+    answer = {"pressed": told(fit(folder=folder / "run", resume=True, callbacks=[press]))}
+    answer["again"] = told(fit(folder=folder / "run", resume=True))
+    answer["whole"] = told(fit())
+    answer["streamed"] = told(fit(**streams()))
+    small: dict[str, Any] = {"net": fn.dense(3), "augment": None, "valid": None}  # quickly compiled
+    for name, trouble in {
+        "callback": lambda: fit(**small, callbacks=[fail]),
+        "stream": lambda: fit(**(streams() | small | {"train": ends(streams()["train"])})),
+        "key": lambda: fit(key=jax.process_index()),
+        "rate": lambda: fit(learning_rate=0.1 + second),
+        "data": different,
+        "mesh": lambda: fit(mesh=jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])),
+        "no mesh": lambda: fit(mesh=None, rules=()),
+    }.items():
+        with pytest.raises(Exception, match="") as caught:
+            trouble()
+        answer[name] = f"{type(caught.value).__name__}: {caught.value}"  # type: ignore[assignment]
+    return answer
+
+
+PROGRAMS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "steps": lambda folder: answers(),
+    "killed": killed,
+    "resumed": resumed,
+}
+
+
+def main(port: str, i: int, folder: Path, program: str) -> None:
     # Before anything else of JAX. On a cluster that JAX knows, such as Slurm's, it takes no arguments.
     jax.distributed.initialize(f"127.0.0.1:{port}", PROCESSES, i)
-    Path(answer).write_text(json.dumps(answers()))  # no print: Gloo writes to stdout
+    (folder / f"answer {i}").write_text(
+        json.dumps(PROGRAMS[program](folder))
+    )  # no print: Gloo writes to stdout
 
 
 def free_port() -> int:
@@ -88,7 +192,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def run(folder: Path) -> list[dict[str, Any]]:
+def run(folder: Path, program: str, code_wanted: int = 0) -> list[dict[str, Any]]:
     """The answer of each process. All are killed, and what they said is shown, where one fails or hangs."""
     port = free_port()
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
@@ -96,14 +200,14 @@ def run(folder: Path) -> list[dict[str, Any]]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": flags}
     started = {}
     for i in range(PROCESSES):
-        command = [sys.executable, __file__, str(port), str(i), str(folder / f"answer {i}")]
+        command = [sys.executable, __file__, str(port), str(i), str(folder), program]
         # Into a file, no pipe: one that nobody reads would fill up and stop them all.
         with (folder / f"log {i}").open("w") as log:
             started[i] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     failed, until = "", time.monotonic() + 120
     try:
         for i, process in started.items():
-            if code := process.wait(timeout=max(until - time.monotonic(), 0)):
+            if (code := process.wait(timeout=max(until - time.monotonic(), 0))) != code_wanted:
                 failed = f"process {i} ended with {code}"
                 break
     except subprocess.TimeoutExpired:
@@ -114,11 +218,11 @@ def run(folder: Path) -> list[dict[str, Any]]:
             process.wait()
     said = "\n".join(f"process {i}: {(folder / f'log {i}').read_text()[-4000:]}" for i in started)
     assert not failed, f"{failed}\n{said}"
-    return [json.loads((folder / f"answer {i}").read_text()) for i in started]
+    return [] if code_wanted else [json.loads((folder / f"answer {i}").read_text()) for i in started]
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    first, second = run(tmp_path)
+    first, second = run(tmp_path, "steps")
     for kind, alone in answers().items():
         assert alone["losses"][-1] < alone["losses"][0] / 1.5
         assert first[kind]["losses"] == second[kind]["losses"]
@@ -130,5 +234,56 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             assert shared["held"] == {"data": [6 * 32, 6 * 32], "both": [6 * 32 // 4] * 2}[kind]
 
 
+def test_two_processes_fit_as_one(tmp_path: Path) -> None:
+    run(tmp_path, "killed", -signal.SIGKILL)
+    assert fn.train.checkpoint.steps(tmp_path / "run" / "checkpoints") == [0, 4]
+    first, second = run(tmp_path, "resumed")
+    assert (first["pressed"]["stopped"], first["pressed"]["steps"]) == ("interrupted", 8)
+    for name in ("pressed", "again", "whole", "streamed"):
+        assert first[name] == second[name]
+    assert first["again"] == first["whole"]  # to the last bit
+    # One device alone computes the same, to rounding.
+    one = {"mesh": None, "rules": ()}
+    for name, alone in {"whole": told(fit(**one)), "streamed": told(fit(**streams(), **one))}.items():
+        got = first[name]
+        assert (got["stopped"], got["steps"]) == ("finished", 12)
+        np.testing.assert_allclose(got["train_loss"], alone["train_loss"], rtol=1e-5)
+        np.testing.assert_allclose(got["valid_loss"], alone["valid_loss"], rtol=1e-5)
+        for wanted, param in zip(alone["params"], got["params"], strict=True):
+            np.testing.assert_allclose(param, wanted, rtol=1e-3, atol=1e-4)
+    # A line for each evaluation, by one of the two.
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["valid_loss"] for line in lines] == first["whole"]["valid_loss"]
+    said = [
+        (tmp_path / f"log {i}").read_text().count("fit: stopped at step 8 of 12") for i in range(PROCESSES)
+    ]
+    assert said == [1, 0]
+    # What goes wrong in one stops both.
+    for name, by_second, by_first in (
+        (
+            "callback",
+            "KeyError: 'a callback fails in one process'",
+            "RuntimeError: fit: it failed in process 1",
+        ),
+        (
+            "stream",
+            "OSError: the disk of one process is gone",
+            "RuntimeError: fit: another process has no batch",
+        ),
+        ("key", "ValueError: fit: key is not the same in all processes", ""),
+        (
+            "rate",
+            "ValueError: fit: learning_rate is not the same in all processes, 1.1 in process 1",
+            "ValueError: ",
+        ),
+        ("data", "ValueError: fit: train is not the same in all processes", ""),
+        ("mesh", "ValueError: fit: there are 2 processes, and the mesh has no device of process 1", ""),
+        ("no mesh", "ValueError: fit: there are 2 processes, and the mesh has no device of process 0", ""),
+    ):
+        assert second[name].startswith(by_second), second[name]
+        assert first[name].startswith(by_first or by_second), first[name]
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -204,7 +204,7 @@ def run(folder: Path, program: str, code_wanted: int = 0) -> list[dict[str, Any]
         # Into a file, no pipe: one that nobody reads would fill up and stop them all.
         with (folder / f"log {i}").open("w") as log:
             started[i] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    failed, until = "", time.monotonic() + 120
+    failed, until = "", time.monotonic() + 240
     try:
         for i, process in started.items():
             if (code := process.wait(timeout=max(until - time.monotonic(), 0))) != code_wanted:

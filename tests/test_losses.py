@@ -150,7 +150,31 @@ def test_every_public_function_is_in_a_table() -> None:
         for name, thing in vars(losses).items()
         if not name.startswith("_") and callable(thing) and thing.__module__ == losses.__name__
     }
-    assert public == {name.split("(")[0] for name in CASES} | set(PENALTIES)
+    assert public == {name.split("(")[0] for name in CASES} | set(PENALTIES) | {"class_weighted"}
+
+
+def test_class_weights_are_scikit_learns_sample_weights() -> None:
+    random = np.random.default_rng(0)
+    scores, labels, weights = random.normal(size=(9, 3)), random.integers(0, 3, 9), np.array([0.5, 0.0, 3.0])
+    weighted = losses.class_weighted(losses.softmax_cross_entropy, weights)
+    got = weighted(jnp.asarray(scores, jnp.float32), jnp.asarray(labels))
+    of_each = weights[labels]
+    want = sklearn.metrics.log_loss(
+        labels, scipy.special.softmax(scores, axis=1), sample_weight=of_each, labels=[0, 1, 2]
+    )
+    np.testing.assert_allclose(got.sum() / of_each.sum(), want, rtol=1e-5)
+    # A distribution has the mean weight of its classes; a label out of range none.
+    spread = np.tile([0.25, 0.5, 0.25], (9, 1)).astype(np.float32)
+    plain = losses.softmax_cross_entropy(jnp.asarray(scores, jnp.float32), jnp.asarray(spread))
+    np.testing.assert_allclose(weighted(jnp.asarray(scores, jnp.float32), spread), plain * 0.875, rtol=1e-6)
+    assert np.isnan(weighted(jnp.zeros((1, 3)), jnp.array([3])))
+    with pytest.raises(
+        ValueError, match=r"target is float32\[2,2\], wanted labels \(batch,\) or distributions"
+    ):
+        losses.class_weighted(lambda y, t: jnp.zeros(2), weights)(jnp.zeros((2, 2)), jnp.zeros((2, 2)))
+    for bad in ([], [[1.0]], [-1.0, 2.0], [np.nan]):
+        with pytest.raises(ValueError, match=r"class_weighted: weights=.*, wanted a vector of numbers"):
+            losses.class_weighted(losses.softmax_cross_entropy, bad)
 
 
 @every_case

@@ -80,7 +80,11 @@ class Fitted(NamedTuple):
 
 
 class DivergedError(FloatingPointError):
-    """A loss or a gradient that is not finite. `fitted` has what was reached before it: nothing is lost."""
+    """A loss or a gradient that is not finite. `fitted` has what was reached: nothing is lost.
+
+    Its params are those before the bad step; where only a gradient was not finite, of a loss that was, they are bad
+    themselves, and `best` and the checkpoints are what to go back to.
+    """
 
     fitted: Fitted
 

@@ -43,7 +43,7 @@ def blame(
         >>> params = {"dense_0": {"w": jnp.ones((1, 2)), "b": jnp.zeros(2)}}
         >>> batch = {"x": jnp.array([[-1.0]]), "y": jnp.array([0])}
         >>> fn.train.blame(net, fn.losses.softmax_cross_entropy, params, {}, batch, None)
-        "the first NaN comes out of serial['log'], input float32[1,2]"
+        "the first NaN comes out of serial['log_0'], input float32[1,2]"
     """
     for name, tree in (("params", params), ("state", state), ("the batch", dict(batch))):
         if bad := not_finite_in(tree):

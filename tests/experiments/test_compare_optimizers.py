@@ -40,6 +40,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.xdist_group("compare_optimizers")  # one run for all of them
 class TestRun:
     def test_files(self, out: Path) -> None:
         names = {file.name for file in out.iterdir()}

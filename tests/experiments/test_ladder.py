@@ -351,6 +351,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.xdist_group("ladder")  # one run for all of them
 class TestJob:
     def test_files(self, out: Path) -> None:
         names = {file.name for file in out.iterdir()}

@@ -18,7 +18,7 @@ import jax
 from rich.console import Console
 
 import fnnet as fn
-from experiments.command_line import fail, parse, progress_on
+from experiments.command_line import fail, new_folder, parse, progress_on
 from experiments.comparison import climb, pictures, report
 from experiments.comparison.explain import explain
 from experiments.comparison.methods import methods
@@ -217,7 +217,7 @@ def run_ladder(console: Console, config: Config) -> None:
 
 
 def folder_of(config: Config) -> Path:
-    return config.out or Path("runs") / f"{COMMAND}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return config.out or new_folder(COMMAND)
 
 
 def settings_of(config: Config) -> dict[str, object]:

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 import fnnet as fn
-from experiments.command_line import fail, parse
+from experiments.command_line import fail, new_folder, parse
 from experiments.comparison.results import environment
 from fnnet.train.search import order_of
 from fnnet.train.sweep_pictures import parallel_coordinates, sensitivity
@@ -167,7 +167,7 @@ def main() -> None:
             COMMAND,
             f"--batch-size {config.batch_size} is more than the {len(data.train['y'])} training examples",
         )
-    out = config.resume or config.out or Path("runs") / f"{COMMAND}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = config.resume or config.out or new_folder(COMMAND)
     device = jax.devices()[0]
     console.print(
         f"fnnet {fn.__version__}, jax {jax.__version__}, on {device.device_kind} ({device.platform})"

@@ -3,8 +3,9 @@
 from fnnet.train import checkpoint
 from fnnet.train.checkpoint import CheckpointError
 from fnnet.train.evaluate import evaluate
-from fnnet.train.fit import Best, DivergedError, Fitted, Moment, fit
+from fnnet.train.fit import DivergedError, Fitted, Moment, fit
 from fnnet.train.guard import TrainingWarning, blame
+from fnnet.train.host import Best
 from fnnet.train.learning_rate_range import LearningRateRange, learning_rate_range
 from fnnet.train.run import Run, make_run, raise_if_diverged
 from fnnet.train.safetensors import load_safetensors, save_safetensors

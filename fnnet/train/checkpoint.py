@@ -10,8 +10,8 @@ any moment leaves the checkpoints before it as they were. One run writes to a fo
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from fnnet.train.checkpoint_files import (
     seal,
     verified,
 )
+from fnnet.train.processes import together
 
 
 def save(
@@ -101,7 +102,7 @@ def save(
             )
         saving = folder / f".saving-{step:012d}-{_of_first_process(os.getpid())}"
         is_first = jax.process_index() == 0
-        with _all_processes("save"):
+        with together("save", CheckpointError):
             if is_first:
                 if not folder.is_dir():
                     folder.mkdir()
@@ -110,9 +111,9 @@ def save(
                 has_room(folder, sum(leaf.nbytes for leaf in leaves.values()))
                 saving.mkdir()
         try:
-            with _all_processes("save"):
+            with together("save", CheckpointError):
                 write(checkpointer, saving / "arrays", leaves)
-            with _all_processes("save"):
+            with together("save", CheckpointError):
                 if is_first:
                     seal(saving, record)
                     saving.rename(path)
@@ -179,7 +180,7 @@ def restore(
     wanted = None if callable(like) else leaves_of("restore", like)
     checkpointer = orbax("restore")
     folder = Path(folder).expanduser().absolute()
-    with _all_processes("restore"):
+    with together("restore", CheckpointError):
         found = checkpoints(folder)
         if not found:
             raise CheckpointError(f"restore: no checkpoint in {folder}: {contents(folder)}")
@@ -229,26 +230,6 @@ def _cannot_write(folder: Path, step: int, number: int, error: BaseException) ->
         + (f"that of step {good[-1]} is intact" if good else "there is no earlier one in it")
         + "; make room, or a folder that can be written to, and save again"
     )
-
-
-@contextmanager
-def _all_processes(function: str) -> Iterator[None]:
-    """All processes leave the block together, by an exception if one has failed: none waits for ever."""
-    error: Exception | None = None
-    try:
-        yield
-    except Exception as exc:
-        if jax.process_count() == 1:
-            raise
-        error = exc
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        failed = np.flatnonzero(multihost_utils.process_allgather(np.array(error is not None)))
-        if error is None and failed.size:
-            error = CheckpointError(f"{function}: it failed in process {failed[0]}, which says why")
-    if error is not None:
-        raise error
 
 
 def _of_first_process(number: int) -> int:

@@ -1,6 +1,5 @@
 """A training run driven from outside: progress, validation, early stopping, checkpoints, data larger than memory."""
 
-import itertools
 import math
 import os
 import signal
@@ -8,10 +7,8 @@ import sys
 import threading
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,19 +25,19 @@ from fnnet.data.dataset import Dataset
 from fnnet.data.stream import Stream
 from fnnet.layer import Layer, Params, State
 from fnnet.losses import class_weighted
-from fnnet.metrics import Metric, PerExample, mean
+from fnnet.metrics import Metric, PerExample
 from fnnet.optim.accumulate import accumulate as accumulate_gradients
 from fnnet.train import checkpoint
-from fnnet.train.batches import count_examples
 from fnnet.train.display import progress_bar
-from fnnet.train.evaluate import evaluate
 from fnnet.train.guard import TrainingWarning, blame, explodes, never_moves, not_finite_in
-from fnnet.train.history import append_line, columns, for_json, from_json, joined, write_lines
+from fnnet.train.history import append_line, columns, joined, write_lines
+from fnnet.train.host import Best, Host, go_on, has_checkpoint, judge, to_save
 from fnnet.train.loop import Augment, Keys, Loop, make_guarded, split_keys
-from fnnet.train.processes import gathered_from_all, together
-from fnnet.train.shard import Rules, auto, shardings, spread
-from fnnet.train.source import Source, in_memory, on_each_device, streamed
-from fnnet.train.step import Batch, TrainState, check_metrics, make_step, start
+from fnnet.train.processes import check_alike, gathered_from_all, in_this_process, together
+from fnnet.train.shard import Rules, auto, shardings
+from fnnet.train.source import in_memory, streamed
+from fnnet.train.step import TrainState, check_metrics, make_step, start
+from fnnet.train.validation import make_evaluation
 from fnnet.wrap import cast
 
 CALL_SECONDS = 0.2  # what a call of the compiled program should take: so soon Ctrl-C is heard
@@ -55,15 +52,6 @@ class Moment(NamedTuple):
     step: int  # steps taken
     epoch: float  # passes through the data
     row: dict[str, Any]  # the evaluation's line in history.jsonl
-    params: Params
-    state: State
-
-
-class Best(NamedTuple):
-    """The best evaluation."""
-
-    step: int  # steps taken before it
-    value: float  # of what is monitored
     params: Params
     state: State
 
@@ -93,27 +81,6 @@ class PlateauState(NamedTuple):
     """What updates are multiplied by; it is set after an evaluation."""
 
     scale: jax.Array  # float32[]
-
-
-@dataclass
-class Host:
-    """What a run has besides the loop's arrays; a checkpoint has it, too."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)  # one an evaluation
-    chunks: list[dict[str, np.ndarray]] = field(
-        default_factory=list
-    )  # the steps' numbers, some steps in each
-    whole: int = 0  # chunks that the last row is of
-    best: Best | None = None
-    waited: int = 0  # evaluations since the best one
-    plateau: Any = None  # state of reduce_on_plateau
-    seconds: float = 0.0
-    stopped: str = ""
-
-    def since_row(self) -> dict[str, np.ndarray]:
-        """The steps' numbers since the last row, which is now."""
-        since, self.whole = joined(self.chunks[self.whole :]), len(self.chunks)
-        return since
 
 
 def fit(
@@ -155,8 +122,6 @@ def fit(
     """Trains a network: `make_step` in a loop, with what a person wants around it.
 
     On examples in memory, with the same key, optimizer, steps and batch size, it computes what `make_run` does.
-
-    Data and length:
 
     Args:
         net: the network.
@@ -334,7 +299,7 @@ def fit(
         if initial is not None:  # from wherever it lies
             inputs = keys, source.order, jax.device_put(tuple(initial), (lies.now.params, lies.now.state))
     advance = source.compile(make_guarded(step, is_bad, skip, augment), lies)
-    evaluated = _evaluation(net, {"loss": loss, **metrics}, valid, eval_batch_size, mesh)
+    evaluated = make_evaluation(net, {"loss": loss, **metrics}, valid, eval_batch_size, mesh)
 
     # What was done before.
     host = Host(plateau=None if reduce_on_plateau is None else reduce_on_plateau.init({}))
@@ -351,7 +316,7 @@ def fit(
         ],
         "monitor": [monitor, maximize] if keeps_best else None,
     }
-    _check_alike(
+    check_alike(
         settings
         | {"steps": total, "eval_every": eval_every, "eval_batch_size": eval_batch_size}
         | {"patience": patience, "checkpoint_every": checkpoint_every, "largest_norm": largest_norm}
@@ -363,9 +328,9 @@ def fit(
             "fit: train's iterator has no get_state and set_state, so that a checkpoint could not say where it stands: "
             "take fn.data.stream or a grain dataset, or leave out folder="
         )
-    goes_on = folder is not None and _goes_on(folder / CHECKPOINTS, resume)
+    goes_on = folder is not None and has_checkpoint(folder / CHECKPOINTS, resume)
     if folder is not None and goes_on:
-        loop = _read(folder / CHECKPOINTS, like, host, settings, source, keeps_best)
+        loop = go_on(folder / CHECKPOINTS, like, host, settings, source, keeps_best)
     else:
         loop = jax.jit(begin, out_shardings=lies)(*inputs)
     at = int(loop.now.step)
@@ -401,7 +366,7 @@ def fit(
         batch = jax.tree.map(jnp.asarray, dict(batch))
         if augment is not None:
             batch = augment(jax.random.fold_in(keys.augment, at), batch)
-        params, state = _in_this_process((loop.now.params, loop.now.state), mesh)
+        params, state = in_this_process((loop.now.params, loop.now.state), mesh)
         return blame(net, train_loss, params, state, batch, jax.random.fold_in(keys.step, at))
 
     def diverged(what: str) -> DivergedError:
@@ -448,7 +413,7 @@ def fit(
         row = {name: value for name, value in row.items() if value is not None}
         host.rows.append(row)
         if keeps_best:
-            _judge(host, row.get(monitor, math.nan), maximize, at, loop.now)
+            judge(host, row.get(monitor, math.nan), maximize, at, loop.now)
         if reduce_on_plateau is not None:
             watched = np.float32(row.get("train_loss" if valid is None else "valid_loss", math.nan))
             _, host.plateau = reduce_on_plateau.update({}, host.plateau, value=watched)
@@ -462,7 +427,7 @@ def fit(
             return
         if bad := not_finite_in(loop.now.params):
             raise diverged(f"the params {', '.join(bad[:3])} are not finite")
-        checkpoint.save(folder / CHECKPOINTS, at, *_written(loop, host, settings, source.position()))
+        checkpoint.save(folder / CHECKPOINTS, at, *to_save(loop, host, settings, source.position()))
         saving = time.perf_counter() - began
 
     with together("fit"):
@@ -641,83 +606,6 @@ def _rate(opt_state: Any, learning_rate: Any, updates: int, plateau: Any) -> flo
     return scale * float(found[0]) if found else None
 
 
-def _padded(batch: Batch, mesh: Mesh | None) -> tuple[Batch, Any]:
-    """A batch whose examples the mesh divides, and which of them count, None where all do."""
-    if mesh is None:
-        return batch, None
-    n, parts = len(jax.tree.leaves(batch)[0]), mesh.local_mesh.shape["data"]
-    if n % parts == 0:
-        return batch, None
-    index = np.arange(n + -n % parts)
-    return jax.tree.map(lambda a: np.asarray(a)[index % n], batch), index < n
-
-
-def _evaluation(
-    net: Layer, measures: Mapping[str, PerExample | Metric], valid: Any, batch_size: int, mesh: Mesh | None
-) -> Callable[[Params, State], dict[str, float]]:
-    """A function of params and state: the losses and metrics of the validation part, and the norm of the params."""
-    metrics = {name: mean(f, name) for name, f in measures.items()}
-    norm = jax.jit(optax.tree.norm)
-
-    def named(scores: Mapping[str, Any], norm: jax.Array) -> dict[str, float]:
-        scores, norm = jax.device_get((dict(scores), norm))
-        shown = {f"valid_{name}": np.asarray(value).tolist() for name, value in scores.items()}
-        return shown | {"params_norm": float(norm)}
-
-    if valid is None:
-        return lambda params, state: named({}, norm(params))
-
-    if isinstance(valid, Mapping):
-        count_examples("fit: valid", valid)
-        part = on_each_device("valid", valid, mesh)
-
-        @jax.jit
-        def score(params: Params, state: State, part: Any) -> Any:
-            scores = evaluate(net, metrics, params, state, part, batch_size, mesh)
-            return scores, optax.tree.norm(params)
-
-        return lambda params, state: named(*score(params, state, part))
-
-    @jax.jit
-    def add(totals: Any, params: Params, state: State, batch: Batch, mask: Any) -> Any:
-        prediction, _ = net.apply(params, state, batch["x"], train=False)
-        return {name: m.update(totals[name], prediction, batch["y"], mask) for name, m in metrics.items()}
-
-    def over_batches(params: Params, state: State) -> dict[str, float]:
-        totals, batches = {name: m.init() for name, m in metrics.items()}, 0
-        it = itertools.islice(iter(valid), getattr(valid, "batches_per_epoch", None))
-        while True:
-            with together("fit"):
-                if (batch := next(it, None)) is not None:
-                    count_examples("fit: a batch of valid", batch)
-            ended = gathered_from_all([batch is None])
-            if batch is None and ended.all():
-                break
-            if batch is None or ended.any():
-                raise ValueError("fit: valid has more batches in one process than in another")
-            batch, mask = _padded(dict(batch), mesh)
-            if mesh is not None:
-                batch, mask = spread((batch, mask), mesh)
-            totals, batches = add(totals, params, state, batch, mask), batches + 1
-        if not batches:
-            raise ValueError("fit: valid has no batches left: it must begin anew at each evaluation")
-        scores = {name: m.result(totals[name]) for name, m in metrics.items()}
-        return named(scores, norm(params))
-
-    return over_batches
-
-
-def _judge(host: Host, value: float, maximize: bool, at: int, now: TrainState) -> None:
-    """Keeps the best evaluation, or counts those since."""
-    best = math.nan if host.best is None else host.best.value
-    if not math.isnan(value) and (math.isnan(best) or (value > best if maximize else value < best)):
-        # A copy, for the next step overwrites the params.
-        host.best = Best(at, value, *jax.tree.map(jnp.copy, (now.params, now.state)))
-        host.waited = 0
-    else:
-        host.waited += 1
-
-
 def _what_is_bad(seen: Mapping[str, np.ndarray]) -> str:
     """Of the last step's numbers the one for which it was left out."""
     last = {name: float(seen[name][-1]) for name in ("loss", "penalty", "gradient_norm") if name in seen}
@@ -781,115 +669,11 @@ def _check_mesh(mesh: Mesh | None, rules: Rules) -> None:
         )
 
 
-def _check_alike(settings: Mapping[str, Any]) -> None:
-    """Raises in all processes where what they were given differs: they would train apart, or wait for ever."""
-    numbers = [zlib.crc32(repr(value).encode()) % 2**24 for value in settings.values()]  # which float32 holds
-    of_all = gathered_from_all(numbers)
-    if differ := [name for name, column in zip(settings, of_all.T, strict=True) if np.ptp(column)]:
-        name = differ[0]
-        raise ValueError(
-            f"fit: {name} is not the same in all processes, {settings[name]!r} in process {jax.process_index()}: call "
-            "fit alike in each"
-        )
-
-
-def _in_this_process(tree: Any, mesh: Mesh | None) -> Any:
-    """The arrays whole, and this process's own: an operation on those of all would wait for the others."""
-    if mesh is None:
-        return tree
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda a: a.addressable_data(0), whole)
-
-
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"fit: cannot make the folder {folder}: {error.strerror}") from error
-
-
-def _goes_on(checkpoints: Path, resume: bool | str) -> bool:
-    """Whether there is a checkpoint to go on from; raises where there should be one, or none."""
-    found = checkpoint.steps(checkpoints)
-    if np.ptp(gathered_from_all([found[-1] if found else -1])):
-        raise checkpoint.CheckpointError(
-            f"fit: not all processes see the same checkpoints in {checkpoints}: wanted a folder that all of them see"
-        )
-    if found and resume is False:
-        raise checkpoint.CheckpointError(
-            f"fit: {checkpoints} has a checkpoint of step {found[-1]}: pass resume=True to go on from it, or another "
-            "folder"
-        )
-    if resume is True and not found:
-        raise checkpoint.CheckpointError(f"fit: resume=True, and {checkpoints} has no checkpoint")
-    history = checkpoints.parent / "history.jsonl"
-    if not found and history.is_file() and history.stat().st_size:
-        raise checkpoint.CheckpointError(
-            f"fit: {history} has the lines of a run, but {checkpoints} has no checkpoint to go on from: bring it back, "
-            "or take another folder"
-        )
-    return bool(found)
-
-
-def _written(loop: Loop, host: Host, settings: dict[str, Any], position: Any) -> tuple[Any, dict[str, Any]]:
-    """A checkpoint's arrays, and the rest for JSON."""
-    history = joined(host.chunks)
-    best = None if host.best is None else {"step": host.best.step, "value": for_json(host.best.value)}
-    tree = {
-        "loop": loop,
-        "best": None if host.best is None else (host.best.params, host.best.state),
-        "plateau": host.plateau,
-        "history": history,
-    }
-    about = {
-        "settings": settings,
-        "position": position,
-        "rows": [for_json(row) for row in host.rows],
-        "steps": {name: [len(values), str(values.dtype)] for name, values in history.items()},
-        "best": best,
-        "waited": host.waited,
-        "seconds": host.seconds,
-        "stopped": host.stopped,
-    }
-    return tree, about
-
-
-def _read(
-    checkpoints: Path, like: Loop, host: Host, settings: dict[str, Any], source: Source, keeps_best: bool
-) -> Loop:
-    """The loop of the last checkpoint; `host` and the position in the data become what they were."""
-
-    def tree(about: Mapping[str, Any]) -> Any:
-        if about.get("settings") != settings:
-            then = about.get("settings", {})
-            differ = [name for name in settings if then.get(name) != settings[name]]
-            raise checkpoint.CheckpointError(
-                f"fit: {checkpoints} is of another run: "
-                + "; ".join(f"{name} was {then.get(name)}, and is {settings[name]}" for name in differ)
-            )
-        history = {name: np.empty(n, dtype) for name, (n, dtype) in about["steps"].items()}
-        best = (like.now.params, like.now.state) if about["best"] is not None else None
-        return {"loop": like, "best": best, "plateau": host.plateau, "history": history}
-
-    try:
-        restored, about = checkpoint.restore(checkpoints, tree)
-    except checkpoint.CheckpointError as error:
-        error.add_note(
-            f"fit goes on from the last checkpoint: for an earlier one move later ones out of {checkpoints}"
-        )
-        raise
-    host.rows = from_json(about["rows"])
-    row_at = host.rows[-1]["step"] if host.rows else 0
-    if history := restored["history"]:  # none at step 0
-        host.chunks = [{name: values[:row_at] for name, values in history.items()}]
-        host.chunks += [{name: values[row_at:] for name, values in history.items()}]
-        host.whole = 1
-    if about["best"] is not None and keeps_best:
-        host.best = Best(about["best"]["step"], from_json(about["best"]["value"]), *restored["best"])
-    host.waited, host.seconds, host.stopped = about["waited"], about["seconds"], about["stopped"]
-    host.plateau = restored["plateau"]
-    source.seek(about["position"])
-    return restored["loop"]
 
 
 def _shown(

@@ -1,10 +1,13 @@
 """Several processes that train as one: what each finds out by itself, all of them must go by."""
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def gathered_from_all(numbers: Sequence[float]) -> np.ndarray:
@@ -18,8 +21,11 @@ def gathered_from_all(numbers: Sequence[float]) -> np.ndarray:
 
 
 @contextmanager
-def together(function: str) -> Iterator[None]:
-    """All processes leave the block together, by an exception if one has failed: none waits for ever."""
+def together(function: str, kind: type[Exception] = RuntimeError) -> Iterator[None]:
+    """All processes leave the block together, by an exception if one has failed: none waits for ever.
+
+    In the others it is one of this kind.
+    """
     error: Exception | None = None
     try:
         yield
@@ -29,6 +35,26 @@ def together(function: str) -> Iterator[None]:
         error = exc
     failed = np.flatnonzero(gathered_from_all([error is not None]))
     if error is None and failed.size:
-        error = RuntimeError(f"{function}: it failed in process {failed[0]}, which says why")
+        error = kind(f"{function}: it failed in process {failed[0]}, which says why")
     if error is not None:
         raise error
+
+
+def check_alike(settings: Mapping[str, Any]) -> None:
+    """Raises in all processes where what they were given differs: they would train apart, or wait for ever."""
+    numbers = [zlib.crc32(repr(value).encode()) % 2**24 for value in settings.values()]  # which float32 holds
+    of_all = gathered_from_all(numbers)
+    if differ := [name for name, column in zip(settings, of_all.T, strict=True) if np.ptp(column)]:
+        name = differ[0]
+        raise ValueError(
+            f"fit: {name} is not the same in all processes, {settings[name]!r} in process {jax.process_index()}: call "
+            "fit alike in each"
+        )
+
+
+def in_this_process(tree: Any, mesh: Mesh | None) -> Any:
+    """The arrays whole, and this process's own: an operation on those of all would wait for the others."""
+    if mesh is None:
+        return tree
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda a: a.addressable_data(0), whole)

@@ -4,15 +4,12 @@ This file is a program, too, for eight devices take a process of their own: `tes
 """
 
 import logging
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from eight_devices import failures, passes_on_eight_devices
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -229,23 +227,8 @@ CASES = (
 )
 
 
-def failures() -> Iterator[str]:
-    for case in CASES:
-        try:
-            case()
-        except BaseException:
-            yield f"{case.__name__}: {traceback.format_exc()}"
-
-
 def test_on_eight_devices() -> None:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-    }
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == f"{len(CASES)} cases on 8 devices\n", done.stdout + done.stderr
+    passes_on_eight_devices(__file__, CASES)
 
 
 if __name__ == "__main__":
@@ -255,6 +238,6 @@ if __name__ == "__main__":
     jax.config.update("jax_log_compiles", True)
     logging.getLogger("jax").handlers[:] = [Compilations()]
     logging.getLogger("jax").propagate = False
-    found = list(failures())
+    found = list(failures(CASES))
     print("\n".join(found) or f"{len(CASES)} cases on {len(jax.devices())} devices")
     sys.exit(bool(found))

@@ -283,7 +283,7 @@ def torch(task: Task, data: Data, *, compiled: bool = False) -> Run:
         net = nn.Sequential(*layers, nn.Linear(n, 10)).to(device)
         # A step of the CNN takes 10 ms so and 15 ms in PyTorch's own layout.
         if task.channels:
-            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net = net.to(memory_format=torch.channels_last)
         call = torch.compile(net) if compiled else net
         optimizer = torch.optim.Adam(net.parameters(), lr=task.learning_rate, fused=True)
         drawn = batches(task, len(y), seed)

@@ -10,6 +10,7 @@ from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State
 from fnnet.layers.convolve import convolve
+from fnnet.layers.keys import split_among
 from fnnet.layers.window import LAYOUT, Padding, PerAxis, check_arguments, pad_widths, per_axis, spatial_axes
 
 
@@ -103,7 +104,7 @@ def init_kernel(
         raise ValueError(
             f"{layer}: input is {check.describe(x)}, wanted channels that {groups} groups divide"
         )
-    w_key, b_key = jax.random.split(key)
+    w_key, b_key = split_among(key, w_init, b_init or initializers.zeros)
     shape = (*per_axis(layer, "window", window, axes), channels // groups, features)
     dtype = jnp.result_type(x)
     params = {"w": w_init(w_key, shape, dtype)}
@@ -171,7 +172,7 @@ def depthwise_conv(
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         axes = spatial_axes("depthwise_conv", x)
         check.is_positive("depthwise_conv", "channels", x.shape[-1])
-        w_key, b_key = jax.random.split(key)
+        w_key, b_key = split_among(key, w_init, b_init if use_bias else initializers.zeros)
         shape = (*per_axis("depthwise_conv", "window", window, axes), 1, x.shape[-1] * multiplier)
         dtype = jnp.result_type(x)
         params = {"w": w_init(w_key, shape, dtype)}
@@ -255,7 +256,8 @@ def separable_conv(
         axes = spatial_axes("separable_conv", x)
         check.is_positive("separable_conv", "channels", x.shape[-1])
         between = x.shape[-1] * multiplier
-        depthwise_key, pointwise_key, b_key = jax.random.split(key, 3)
+        inits = (depthwise_init, pointwise_init, b_init if use_bias else initializers.zeros)
+        depthwise_key, pointwise_key, b_key = split_among(key, *inits)
         shape = (*per_axis("separable_conv", "window", window, axes), 1, between)
         dtype = jnp.result_type(x)
         params = {

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params
+from fnnet.layers.keys import split_among
 from fnnet.layers.lstm import sigmoid
 from fnnet.layers.recurrent import Cell, Outputs, recurrent
 from fnnet.layers.simple_rnn import check_cell, init_cell, zero_carry
@@ -69,8 +70,8 @@ def gru_cell(
     entries = ("w_x", "w_h", "b", "b_h") if reset == "after" else ("w_x", "w_h", "b")
 
     def init(key: chex.PRNGKey, x: Any) -> Params:
-        key, b_key = jax.random.split(key)
-        params = init_cell("gru", key, x, features, 3, w_init, w_h_init, b_init)
+        *keys, b_key = split_among(key, w_init, w_h_init, b_init, b_init)
+        params = init_cell("gru", keys, x, features, 3, w_init, w_h_init, b_init)
         if reset == "after":
             params["b_h"] = b_init(b_key, (features,), params["b"].dtype)
         return params

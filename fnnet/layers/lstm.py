@@ -12,6 +12,7 @@ from jax import lax
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params
+from fnnet.layers.keys import split_among
 from fnnet.layers.recurrent import Cell, Outputs, recurrent
 from fnnet.layers.simple_rnn import check_cell, init_cell, zero_carry
 
@@ -70,7 +71,8 @@ def lstm_cell(
     entries = ("w_x", "w_h", "b", "p") if peepholes else ("w_x", "w_h", "b")
 
     def init(key: chex.PRNGKey, x: Any) -> Params:
-        params = init_cell("lstm", key, x, features, 4, w_init, w_h_init, b_init)
+        keys = split_among(key, w_init, w_h_init, b_init)
+        params = init_cell("lstm", keys, x, features, 4, w_init, w_h_init, b_init)
         params["b"] = params["b"].at[features : 2 * features].add(jnp.asarray(forget_bias, params["b"].dtype))
         if peepholes:
             params["p"] = jnp.zeros((3, features), params["b"].dtype)

@@ -1,7 +1,7 @@
 """The simple recurrent network (Elman 1990)."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from fnnet import activations, check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params
+from fnnet.layers.keys import split_among
 from fnnet.layers.recurrent import Cell, Outputs, recurrent
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -57,7 +58,8 @@ def simple_rnn_cell(
     entries = ("w_x", "w_h", "b")
 
     def init(key: chex.PRNGKey, x: Any) -> Params:
-        return init_cell("simple_rnn", key, x, features, 1, w_init, w_h_init, b_init)
+        keys = split_among(key, w_init, w_h_init, b_init)
+        return init_cell("simple_rnn", keys, x, features, 1, w_init, w_h_init, b_init)
 
     def initial_carry(params: Params, x: Any) -> jax.Array:
         return zero_carry("simple_rnn", params, x, features, entries)
@@ -104,7 +106,7 @@ def simple_rnn(
 
 def init_cell(
     name: str,
-    key: chex.PRNGKey,
+    keys: Sequence[chex.PRNGKey],
     x: Any,
     features: int,
     gates: int,
@@ -115,7 +117,6 @@ def init_cell(
     """Weights of the input and of the hidden state, and biases, of all gates side by side."""
     check.is_floating(name, x)
     check.has_rank(name, x, 2, "(batch, features)")
-    keys = jax.random.split(key, 3)
     width, dtype = gates * features, jnp.result_type(x)
     return {
         "w_x": w_init(keys[0], (x.shape[-1], width), dtype),

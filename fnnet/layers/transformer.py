@@ -8,7 +8,7 @@ import jax
 
 from fnnet import check, initializers
 from fnnet.activations import gelu
-from fnnet.combine import apply_child, fold_in, serial
+from fnnet.combine import apply_child, keys_of, serial
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State
 from fnnet.layers.attention import as_inputs, dropout_if_any, multi_head_attention
@@ -220,11 +220,13 @@ def _block(
         x = inputs["x"]
         params: Params = {}
         state: State = {}
+        layers = parts(x.shape[-1])
+        keys = keys_of(key, layers)
         # No part changes the shape of x.
-        for i, (part, layer) in enumerate(parts(x.shape[-1]).items()):
+        for i, (part, layer) in enumerate(layers.items()):
             with check.at(f"{name}[{part!r}]", x):
                 params[f"norm_{i}"], _ = layer_norm().init(key, x)
-                params[part], s = layer.init(fold_in(key, part), part_input(part, x, inputs))
+                params[part], s = layer.init(keys[part], part_input(part, x, inputs))
             state |= {part: s} if s else {}
         return params, state
 
@@ -235,10 +237,7 @@ def _block(
         given, x = x, inputs["x"]
         layers = parts(x.shape[-1])
         check.has_keys(name, "params", params, (*layers, *(f"norm_{i}" for i in range(len(layers)))))
-
-        def key_of(child: str) -> chex.PRNGKey | None:
-            return None if key is None else fold_in(key, child)
-
+        keys = keys_of(key, (*layers, *(f"dropout_{i}" for i in range(len(layers)))))
         new_state: State = {}
         for i, (part, layer) in enumerate(layers.items()):
 
@@ -247,9 +246,9 @@ def _block(
 
             with check.at(f"{name}[{part!r}]", x):
                 h = part_input(part, normalized(x) if norm == "pre" else x, inputs)
-                h, s = apply_child(part, layer, params[part], state.get(part, {}), h, key_of(part), train)
+                h, s = apply_child(part, layer, params[part], state.get(part, {}), h, keys[part], train)
                 h = h["x"] if isinstance(h, Mapping) else h
-                h, _ = drop.apply({}, {}, h, key=key_of(f"dropout_{i}"), train=train)
+                h, _ = drop.apply({}, {}, h, key=keys[f"dropout_{i}"], train=train)
                 x = normalized(x + h) if norm == "post" else x + h
             new_state |= {part: s} if s else {}
         return {**given, "x": x} if isinstance(given, Mapping) else x, new_state

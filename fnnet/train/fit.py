@@ -28,6 +28,7 @@ from fnnet.losses import class_weighted
 from fnnet.metrics import Metric, PerExample
 from fnnet.optim.accumulate import accumulate as accumulate_gradients
 from fnnet.train import checkpoint
+from fnnet.train.compiler import options
 from fnnet.train.display import progress_bar
 from fnnet.train.guard import TrainingWarning, blame, explodes, never_moves, not_finite_in
 from fnnet.train.history import append_line, columns, joined, write_lines
@@ -332,7 +333,7 @@ def fit(
     if folder is not None and goes_on:
         loop = go_on(folder / CHECKPOINTS, like, host, settings, source, keeps_best)
     else:
-        loop = jax.jit(begin, out_shardings=lies)(*inputs)
+        loop = jax.jit(begin, out_shardings=lies, compiler_options=options())(*inputs)
     at = int(loop.now.step)
     if (
         host.stopped == "interrupted"

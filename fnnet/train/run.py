@@ -169,10 +169,11 @@ def make_run(
         seen, scores = jax.tree.map(lambda *several: jnp.concatenate(several), *parts)
 
         now = carry[0]
+        broken = sum(jnp.sum(~jnp.isfinite(leaf)) for leaf in jax.tree.leaves(now.params))
         diverged_at = _first_not_finite(
             *((seen[name], begin.step + jnp.arange(steps)) for name in ("loss", "penalty") if name in seen),
             *((scores[f"{name}_loss"], scores["eval_step"]) for name in held_out),
-            *((leaf, now.step) for leaf in jax.tree.leaves(now.params)),
+            (jnp.where(broken > 0, jnp.nan, 0.0), now.step),
         )
         if after is not None:
             before = after.history["diverged_at"]

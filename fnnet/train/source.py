@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fnnet import check
 from fnnet.train.batches import count_examples, order_at
 from fnnet.train.checkpoint_files import CheckpointError
+from fnnet.train.compiler import options
 from fnnet.train.feed import Fed, decoded, feed, has_position
 from fnnet.train.loop import Guarded, Keys, Loop, make_advance
 from fnnet.train.shard import spread
@@ -57,7 +58,10 @@ def in_memory(train: Mapping[str, Any], batch_size: int, mesh: Mesh | None) -> S
     def compile(guarded: Guarded, lies: Any) -> Callable[[Loop, Keys, int], tuple[Loop, Seen]]:
         place = (lambda batch: batch) if mesh is None else (lambda batch: spread(batch, mesh))
         advance = jax.jit(
-            make_advance(guarded, batch_size, CAPACITY, place), donate_argnums=0, out_shardings=(lies, whole)
+            make_advance(guarded, batch_size, CAPACITY, place),
+            donate_argnums=0,
+            out_shardings=(lies, whole),
+            compiler_options=options(),
         )
 
         def run(loop: Loop, keys: Keys, steps: int) -> tuple[Loop, Seen]:
@@ -159,7 +163,9 @@ def streamed(train: Iterable[Batch], mesh: Mesh | None) -> Source:
             return loop, seen, is_lost
 
         whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-        compiled = jax.jit(one, donate_argnums=0, out_shardings=(lies, whole, whole))
+        compiled = jax.jit(
+            one, donate_argnums=0, out_shardings=(lies, whole, whole), compiler_options=options()
+        )
 
         def tell(is_lost: bool) -> jax.Array | None:
             """To the other processes, by the next step: they would wait for ever for one that does not take it."""

@@ -29,6 +29,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnnet import check
+from fnnet.train.compiler import options
 from fnnet.train.run import Run
 
 # What of the ends of many runs is mapped over: all but the step, which they share.
@@ -224,7 +225,7 @@ def trace(
             after = put(jax.tree.map(lambda a: a[rows][:, columns], after), 3)
         return given_seeds, put(values, 1), given_data, after
 
-    traced = jax.jit(f).trace(*arguments(hparams, after))
+    traced = jax.jit(f, compiler_options=options()).trace(*arguments(hparams, after))
     history, ends = traced.out_info
     return Program(traced, arguments, history, ends, kinds)
 

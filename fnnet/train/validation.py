@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample, mean
 from fnnet.train.batches import count_examples
+from fnnet.train.compiler import options
 from fnnet.train.evaluate import evaluate
 from fnnet.train.processes import gathered_from_all, together
 from fnnet.train.shard import spread
@@ -38,14 +40,14 @@ def make_evaluation(
         count_examples("fit: valid", valid)
         part = on_each_device("valid", valid, mesh)
 
-        @jax.jit
+        @partial(jax.jit, compiler_options=options())
         def score(params: Params, state: State, part: Any) -> Any:
             scores = evaluate(net, metrics, params, state, part, batch_size, mesh)
             return scores, optax.tree.norm(params)
 
         return lambda params, state: named(*score(params, state, part))
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=options())
     def add(totals: Any, params: Params, state: State, batch: Batch, mask: Any) -> Any:
         prediction, _ = net.apply(params, state, batch["x"], train=False)
         return {name: m.update(totals[name], prediction, batch["y"], mask) for name, m in metrics.items()}

@@ -20,6 +20,7 @@ from experiments.command_line import fail, new_folder, parse
 from experiments.comparison.results import environment
 from fnnet.train.search import order_of
 from fnnet.train.sweep_pictures import parallel_coordinates, sensitivity
+from fnnet.whole import write_whole
 
 COMMAND = "sweep"
 
@@ -152,9 +153,8 @@ def write(out: Path, config: Config, swept: fn.train.Sweep, seconds: float) -> N
         "mapping": f"{swept.mapping}: {swept.why}",
         "seconds": seconds,
     }
-    beside = out / ".sweep.json.part"
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    beside.replace(out / "sweep.json")
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(out / "sweep.json", lambda beside: beside.write_text(text))
 
 
 def main() -> None:

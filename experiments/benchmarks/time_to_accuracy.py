@@ -1,9 +1,9 @@
 """Seconds until a network is good enough, compile time included: `python -m experiments.benchmarks.time_to_accuracy`.
 
 All sides train the same network on the same examples with the same batch size, optimizer and rate, and look at the
-same validation part after the same steps, until its accuracy first reaches the target. Weights and order are drawn
-as each library does it by default. Each measurement has a process of its own: imports are done, data lies on the
-device, JAX has its backend, and nothing is compiled; caches on disk are off.
+same validation part after the same steps, until its accuracy first reaches the target. Weights are of PyTorch's
+distribution, U[-fan_in^-0.5, fan_in^-0.5], but in scikit-learn, which has its own. Each measurement has a process of
+its own: imports are done, data lies on the device, JAX has its backend, nothing is compiled; caches on disk are off.
 """
 
 import dataclasses
@@ -102,9 +102,11 @@ def batches(task: Task, examples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def network(task: Task) -> fn.Layer:
-    convolutions = [layer for n in task.channels for layer in (fn.conv(n, 3), fn.relu, fn.max_pool(2))]
-    hidden = [layer for n in task.hidden for layer in (fn.dense(n), fn.relu)]
-    return fn.serial(*convolutions, fn.flatten, *hidden, fn.dense(10))
+    w_init = fn.initializers.kaiming_uniform("leaky_relu", negative_slope=5**0.5)
+    conv, dense = functools.partial(fn.conv, w_init=w_init), functools.partial(fn.dense, w_init=w_init)
+    convolutions = [layer for n in task.channels for layer in (conv(n, 3), fn.relu, fn.max_pool(2))]
+    hidden = [layer for n in task.hidden for layer in (dense(n), fn.relu)]
+    return fn.serial(*convolutions, fn.flatten, *hidden, dense(10))
 
 
 def fit(task: Task, data: Data) -> Run:
@@ -181,15 +183,17 @@ def flax(task: Task, data: Data) -> Run:
     from flax import linen
     from flax.training.train_state import TrainState
 
+    init = linen.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x: Any) -> Any:
             for n in task.channels:
-                x = linen.max_pool(linen.relu(linen.Conv(n, (3, 3))(x)), (2, 2), (2, 2))
+                x = linen.max_pool(linen.relu(linen.Conv(n, (3, 3), kernel_init=init)(x)), (2, 2), (2, 2))
             x = x.reshape(len(x), -1)
             for n in task.hidden:
-                x = linen.relu(linen.Dense(n)(x))
-            return linen.Dense(10)(x)
+                x = linen.relu(linen.Dense(n, kernel_init=init)(x))
+            return linen.Dense(10, kernel_init=init)(x)
 
     net, optimizer = Net(), optax.adam(task.learning_rate)
 

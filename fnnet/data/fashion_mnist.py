@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import math
 import os
-import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 
 from fnnet import check
 from fnnet.data.dataset import Dataset, Examples, split
+from fnnet.whole import write_whole
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 MD5 = {
@@ -186,20 +186,9 @@ def _download(name: str, folder: Path) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / name, content)
+        write_whole(folder / name, lambda part: part.write_bytes(content))
     except OSError as exc:
         exc.add_note(f"fashion_mnist: {folder} could not be written; {ways}")
-        raise
-
-
-def _write(path: Path, content: bytes | bytearray) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
         raise
 
 

@@ -31,7 +31,7 @@ from fnnet.train import checkpoint
 from fnnet.train.compiler import options
 from fnnet.train.display import progress_bar
 from fnnet.train.guard import TrainingWarning, blame, explodes, never_moves, not_finite_in
-from fnnet.train.history import append_line, columns, joined, write_lines
+from fnnet.train.history import append_line, columns, joined, more_is_better, write_lines
 from fnnet.train.host import Best, Host, go_on, has_checkpoint, judge, to_save
 from fnnet.train.loop import Augment, Keys, Loop, make_guarded, split_keys
 from fnnet.train.processes import check_alike, gathered_from_all, in_this_process, together
@@ -223,7 +223,8 @@ def fit(
     )
     metrics = check_metrics(metrics)
     net = net if dtype is None else cast(net, dtype)
-    keys = split_keys(jax.random.key(int(key)) if isinstance(key, Integral) else key)
+    key = jax.random.key(int(key)) if isinstance(key, Integral) else key
+    keys = jax.jit(split_keys, compiler_options=options())(key)
     given = keys, train if isinstance(train, Mapping) else None, initial, learning_rate
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
         raise TypeError(
@@ -556,9 +557,10 @@ def _monitored(
     monitor = monitor or f"{parts[-1]}_loss"
     if monitor not in known:
         raise ValueError(f"fit: monitor={monitor!r}, wanted one of {', '.join(known)}")
-    if maximize is None and not monitor.endswith(("_loss", "_accuracy")):
+    maximize = more_is_better(monitor) if maximize is None else maximize
+    if maximize is None:
         raise ValueError(f"fit: monitor={monitor!r}: pass maximize=True or maximize=False, too")
-    return monitor, monitor.endswith("_accuracy") if maximize is None else bool(maximize)
+    return monitor, bool(maximize)
 
 
 def _optimizer(optimizer: Any, learning_rate: Any) -> optax.GradientTransformation:

@@ -3,11 +3,13 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fnnet.whole import write_whole
 
 
 def joined(chunks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -49,15 +51,9 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The file anew, whole: a run that goes on from a checkpoint repeats what came after it."""
-    beside = path.with_name(f".{path.name}")
+    text = "".join(json.dumps(for_json(row)) + "\n" for row in rows)
     with _named(path):
-        try:
-            beside.write_text("".join(json.dumps(for_json(row)) + "\n" for row in rows))
-            beside.replace(path)
-        except OSError:
-            with suppress(OSError):
-                beside.unlink()
-            raise
+        write_whole(path, lambda beside: beside.write_text(text))
 
 
 @contextmanager
@@ -71,3 +67,11 @@ def _named(path: Path) -> Iterator[None]:
             f"fit: cannot write {path}: {error.strerror}; make room, or it writable, and go on from the last "
             "checkpoint with resume=True",
         ) from error
+
+
+def more_is_better(measure: str) -> bool | None:
+    """Whether more of a measure is better, by the end of its name; None where that does not say it."""
+    for ending, better in (("loss", False), ("penalty", False), ("accuracy", True)):
+        if measure.endswith(ending):
+            return better
+    return None

@@ -1,7 +1,6 @@
 """Params to the safetensors format, which other libraries read, and back."""
 
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from fnnet import check
 from fnnet.layer import Params
 from fnnet.train.checkpoint_arrays import differences, kind
+from fnnet.whole import write_whole
 
 # The format's names and NumPy's.
 DTYPES = {
@@ -84,17 +84,7 @@ def save_safetensors(
         flat[name] = np.asarray(leaf, order="C")
     content = save(flat, metadata or None)
 
-    path = Path(path).expanduser()
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    write_whole(Path(path).expanduser(), lambda part: part.write_bytes(content))
 
 
 def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -> Params:

@@ -18,9 +18,11 @@ from jax.sharding import Mesh
 from fnnet import check
 from fnnet.train import sweep_folder, sweep_program
 from fnnet.train.display import progress_bar
+from fnnet.train.history import more_is_better
 from fnnet.train.run import Run
 from fnnet.train.search import Distribution, Space, order_of, survivors, trials_of
 from fnnet.train.sweep_program import Plan, Summary
+from fnnet.whole import write_whole
 
 MAPPINGS = ("auto", "vmap", "map", "fastest")
 
@@ -118,7 +120,7 @@ class Sweep(NamedTuple):
                     ]
                     writer.writerow(row + [a[i, j] for _, by_name in measures for a in by_name.values()])
 
-        sweep_folder.write_whole(Path(path), write)
+        write_whole(Path(path), write)
 
 
 def sweep(
@@ -190,7 +192,11 @@ def sweep(
     """
     hparams, numbers = trials_of(space, trials, search_seed), _seeds(seeds)
     n = len(next(iter(hparams.values())))
-    maximize = _direction(score) if maximize is None else maximize
+    maximize = more_is_better(score) if maximize is None else maximize
+    if maximize is None:
+        raise ValueError(
+            f"sweep: score={score!r}, of which it is not known whether more is better; give maximize="
+        )
     _check(data, n, mapping, chunk, mesh, halving, keep, histories)
     rungs, eta = (1, 1) if halving is None else (1 + math.floor(math.log(n, halving) + 1e-9), halving)
     form = partial(sweep_program.trace, run, data, numbers, mesh=mesh, goes_on=rungs > 1)
@@ -379,16 +385,6 @@ def _seeds(seeds: int | Sequence[int]) -> np.ndarray:
     if numbers.min() < 0 or numbers.max() >= 2**31:
         raise ValueError(f"sweep: seeds={seeds!r}, wanted ints from 0 to 2**31 - 1")
     return numbers
-
-
-def _direction(score: str) -> bool:
-    """Whether more is better."""
-    for ending, maximize in (("loss", False), ("penalty", False), ("accuracy", True)):
-        if score.endswith(ending):
-            return maximize
-    raise ValueError(
-        f"sweep: score={score!r}, of which it is not known whether more is better; give maximize="
-    )
 
 
 def _check(

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,10 @@ import numpy as np
 
 from fnnet import check
 from fnnet.train.sweep_program import to_host
+from fnnet.whole import write_whole
 
 SETTINGS = "sweep.json"
 DECIDED = {"chunk", "mapping", "why", "program"}  # by the sweep itself
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """A file that is there in full or not at all: `write` makes it beside its place, then it is put there."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        write(beside)
-        with beside.open("rb+") as f:
-            os.fsync(f.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_settings(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:

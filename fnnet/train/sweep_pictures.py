@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fnnet.train.sweep import Sweep
-from fnnet.train.sweep_folder import write_whole
+from fnnet.whole import write_whole
 
 DPI, WIDTH = 100, 12.0  # 1,200 pixels
 FONT = 20  # points: read on a phone, where the picture is a third as wide

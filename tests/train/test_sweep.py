@@ -370,18 +370,6 @@ def stop_at(number: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sweep_program, "call", stops)
 
 
-def test_nothing_is_half_written(tmp_path: Path) -> None:
-    def fails(path: Path) -> None:
-        path.write_text("half")
-        raise OSError("disk full")
-
-    (tmp_path / "there").write_text("old")
-    with pytest.raises(OSError, match="disk full"):
-        sweep_folder.write_whole(tmp_path / "there", fails)
-    assert [p.name for p in tmp_path.iterdir()] == ["there"]
-    assert (tmp_path / "there").read_text() == "old"
-
-
 class TestSearch:
     def test_draws(self) -> None:
         space = {

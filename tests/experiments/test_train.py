@@ -115,7 +115,7 @@ def test_going_on_ends_where_a_whole_run_does(
             return real(*args)
 
         patch.setattr(
-            sys.modules["fnnet.train.fit"], "evaluate", ctrl_c
+            sys.modules["fnnet.train.validation"], "evaluate", ctrl_c
         )  # traced in the first evaluation, after step 4
         assert run(monkeypatch, train_digits.main, *SMALL, "--folder", part) == 130
     assert f"python -m experiments.train_digits --folder {part} --resume" in capsys.readouterr().out

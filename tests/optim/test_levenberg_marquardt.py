@@ -115,7 +115,7 @@ def test_fits_a_sine() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_solves_two_spirals() -> None:
-    """A 2-12-8-1 network gets all 194 points right in 100 steps from four of eight starts."""
+    """A 2-12-8-1 network gets all 194 points right in 100 steps from one of eight starts."""
     points, wide = fn.data.two_spirals(), fn.initializers.normal(1.0)
     first, second = (fn.dense(n, w_init=wide, b_init=wide) for n in (12, 8))
 
@@ -133,7 +133,7 @@ def test_solves_two_spirals() -> None:
         history = train(jax.random.key(seed), data, {"damping": 0.1}).history
         return bool(history["train_right"][-1] > 1 - 0.5 / 194)
 
-    assert any(map(solved, (6, 2, 5)))  # the first that does ends it
+    assert solved(1)
 
 
 @pytest.mark.usefixtures("float64")

@@ -86,7 +86,8 @@ class Compilations(logging.Handler):
 
 def weigh(moment: Moment) -> None:
     bytes_of.clear()
-    for array in jax.live_arrays():
+    # Those on one device alone are of the run without a mesh, or views of a shard.
+    for array in (a for a in jax.live_arrays() if len(a.sharding.device_set) == 8):
         for shard in array.addressable_shards:
             bytes_of[shard.device.id] += shard.data.nbytes
 
@@ -132,7 +133,7 @@ def no_device_has_more_than_its_part() -> None:
     # would be 20,000 bytes more. The data and running averages, which are whole, are 12,000.
     assert bytes_of.keys() == set(range(8))
     for held in bytes_of.values():
-        assert 4 / 8 * params < held < 6 / 8 * params + 20_000
+        assert 4 / 8 * params < held < 6 / 8 * params + 14_000, (held, params)
 
 
 def from_memory() -> None:

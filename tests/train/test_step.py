@@ -154,7 +154,7 @@ def test_polyak_step() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_a_backtracking_line_search_descends_where_the_step_without_it_ascends() -> None:
-    net, data, search = linear(2), regression(), optax.scale_by_backtracking_linesearch(30)
+    net, data, search = linear(2), regression(), optax.scale_by_backtracking_linesearch(60)
     for optimizer, descends in ((optax.sgd(1e3), False), (optax.chain(optax.sgd(1e3), search), True)):
         step = jax.jit(fn.train.make_step(net, MSE, optimizer))
         now, w, b = start(net, optimizer, data["x"])

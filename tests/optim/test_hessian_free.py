@@ -62,7 +62,9 @@ def far(problem: Problem) -> Problem:
 @pytest.mark.parametrize("most, tolerance", [(14, 0.0), (40, 0.05)])
 def test_equals_the_whole_algorithm(most: int, tolerance: float) -> None:
     """Warm start, stop, backtracking over the iterates, damping, rejection and counts."""
-    problem, lambda_ = far(classification()), 1e-3
+    problem, lambda_ = classification(), 1e-3
+    draw = np.random.default_rng(3)  # a start from which all of that happens, and no two iterates are alike
+    problem = problem._replace(params=jax.tree.map(lambda a: 3 * draw.normal(size=a.shape), problem.params))
     ours, state = run(make(lambda_, most, tolerance, decay=0.9), problem, 6)
     at, value_at = curves(problem)
     theta, x, counts, stopped, back = ours[0], np.zeros_like(ours[0]), [0, 0, 0], [], []
@@ -88,9 +90,7 @@ def test_equals_the_whole_algorithm(most: int, tolerance: float) -> None:
         back.append(j < len(marks) - 1)
         close(ours[step + 1], theta, rtol=1e-7, atol=1e-8)
         close(state.lambda_[step + 1], lambda_, rtol=1e-12)
-        found = ravel_pytree(jax.tree.map(lambda a, s=step: a[s + 1], state.x))[0]
-        # Where there is hardly any curvature, the iterations amplify rounding.
-        close(found, x, rtol=1e-6, atol=1e-5 * np.abs(x).max())
+        close(ravel_pytree(jax.tree.map(lambda a, s=step: a[s + 1], state.x))[0], x, rtol=1e-6, atol=1e-7)
     assert [int(n[-1]) for n in state.evaluations] == counts
     assert any(stopped) == (tolerance > 0)
     assert any(back)

@@ -63,7 +63,7 @@ def far(problem: Problem) -> Problem:
 def test_equals_the_whole_algorithm(most: int, tolerance: float) -> None:
     """Warm start, stop, backtracking over the iterates, damping, rejection and counts."""
     problem, lambda_ = classification(), 1e-3
-    draw = np.random.default_rng(3)  # a start from which all of that happens, and no two iterates are alike
+    draw = np.random.default_rng(4)  # a start from which all of that happens, and no two iterates are alike
     problem = problem._replace(params=jax.tree.map(lambda a: 3 * draw.normal(size=a.shape), problem.params))
     ours, state = run(make(lambda_, most, tolerance, decay=0.9), problem, 6)
     at, value_at = curves(problem)

@@ -52,7 +52,7 @@ def settle(
         return
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**asked, **decided}, indent=2) + "\n"
-    write_whole(folder / SETTINGS, lambda path: _write_text(path, text))
+    write_whole(folder / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -138,10 +138,6 @@ def _plain(a: np.ndarray) -> np.ndarray:
 
 def _by_path(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _short(value: Any) -> str:

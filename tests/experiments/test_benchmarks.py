@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from run_command import exit_status
 
 from experiments.benchmarks import layers, side_by_side, training
 from experiments.benchmarks.workloads import Pass, cnn, gpt, gru, lstm, max_pool, mlp, resnet_block
@@ -30,17 +30,6 @@ LAYERS: list[tuple[Any, Any]] = [
 
 def name_of(value: Any) -> str:
     return value.__name__.rpartition(".")[2] if hasattr(value, "SIZES") else ""
-
-
-def run(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, args)])
-    monkeypatch.setenv("COLUMNS", "80")
-    try:
-        main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
 
 
 class TestWorkloads:
@@ -158,7 +147,7 @@ class TestCommands:
         monkeypatch.setattr(max_pool, "SIZES", max_pool.Sizes(batch=2, size=4, channels=3))
         file = tmp_path / "layers.json"
         args = ("--workloads", "max_pool", "--peers", "--rounds", 2, "--json", file)
-        assert run(monkeypatch, layers.main, *args) == 0
+        assert exit_status(monkeypatch, layers.main, *args) == 0
         found = json.loads(file.read_text())
         assert found["rounds"] == 2
         assert found["versions"]["jax"] == jax.__version__
@@ -177,7 +166,7 @@ class TestCommands:
         monkeypatch.setattr(gpt, "SIZES", gpt.Sizes(2, 5, 11, width=8, heads=2, hidden=12))
         file = tmp_path / "training.json"
         args = ("--workloads", "mlp", "--peers", "--rounds", 1, "--depths", "--serial-depths", "--json", file)
-        assert run(monkeypatch, training.main, *args) == 0
+        assert exit_status(monkeypatch, training.main, *args) == 0
         found = json.loads(file.read_text())
         assert [row["side"] for row in found["results"]] == ["fnnet"]
         assert found["compile"] == []
@@ -212,5 +201,5 @@ class TestCommands:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        assert run(monkeypatch, main, *args) == 2
+        assert exit_status(monkeypatch, main, *args) == 2
         assert reason in capsys.readouterr().err

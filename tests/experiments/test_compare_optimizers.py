@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from run_command import exit_status
 
 import fnnet as fn
 from experiments import compare_optimizers
@@ -19,13 +19,7 @@ from fnnet.optim import Twin
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["compare_optimizers", *map(str, args)])
-    try:
-        compare_optimizers.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return exit_status(monkeypatch, compare_optimizers.main, *args)
 
 
 SMALL = ("--seeds", 2, "--steps", 20, "--learning-rates", 0.1, 0.01, "--optimizers", "adam")

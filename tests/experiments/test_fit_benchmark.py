@@ -1,26 +1,19 @@
 """The benchmark of fit as a user runs it, tiny; no time is asserted."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from run_command import exit_status
 
 import fnnet as fn
 from experiments.benchmarks import fit
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["fit", *map(str, args)])
-    monkeypatch.setenv("COLUMNS", "80")
-    try:
-        fit.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return exit_status(monkeypatch, fit.main, *args)
 
 
 def test_fit_beside_the_bare_loop(

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import scipy.optimize
 import scipy.stats
 from matplotlib.image import imread
 from PIL import Image
+from run_command import exit_status
 
 import fnnet as fn
 from experiments import compare_optimizers
@@ -26,14 +26,7 @@ from fnnet.optim.evaluations import Evaluations, no_evaluations
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["compare_optimizers", *map(str, args)])
-    monkeypatch.setenv("COLUMNS", "80")
-    try:
-        compare_optimizers.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return exit_status(monkeypatch, compare_optimizers.main, *args)
 
 
 def keys(*seeds: int) -> jax.Array:

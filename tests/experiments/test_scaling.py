@@ -2,26 +2,20 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from run_command import exit_status
 
 import fnnet as fn
 from experiments import scaling
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["scaling", *map(str, args)])
-    try:
-        scaling.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return exit_status(monkeypatch, scaling.main, *args)
 
 
 def test_every_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from run_command import exit_status
 
 from experiments import sweep
 from experiments.benchmarks import sweeps
@@ -17,14 +17,7 @@ SMALL = ("--widths", 2, 3, "--trials", 4, "--seeds", 2, "--steps", 2, "--batch-s
 
 
 def run(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, args)])
-    monkeypatch.setenv("COLUMNS", "120")
-    try:
-        main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return exit_status(monkeypatch, main, *args, columns=120)
 
 
 def test_a_sweep_and_its_resumption(

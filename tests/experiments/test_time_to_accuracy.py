@@ -1,13 +1,13 @@
 """Time to accuracy as a user runs it, tiny; no time is asserted."""
 
 import json
-import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from run_command import exit_status
 
 from experiments.benchmarks import time_to_accuracy
 from experiments.benchmarks.time_to_accuracy import (
@@ -52,13 +52,7 @@ class Here:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["time_to_accuracy", *map(str, args)])
-    try:
-        time_to_accuracy.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return exit_status(monkeypatch, time_to_accuracy.main, *args)
 
 
 class TestSides:

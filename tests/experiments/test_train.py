@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from run_command import exit_status
 from safetensors.numpy import load_file
 
 import fnnet as fn
@@ -20,15 +22,9 @@ from experiments import curves, recipe, train_digits, train_fashion_mnist
 SMALL = ("--epochs", 2, "--batch-size", 256)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, main: Any, *args: Any) -> int:
-    """Exit status of the command with these arguments."""
-    monkeypatch.setattr(sys, "argv", ["train", *map(str, args)])
+def run(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *args: Any) -> int:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    try:
-        main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return exit_status(monkeypatch, main, *args)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

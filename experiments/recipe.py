@@ -15,7 +15,7 @@ import fnnet as fn
 from experiments.command_line import devices, fail, failing, new_folder, parse
 from experiments.comparison.results import environment, strict
 from experiments.curves import draw_curves
-from fnnet.whole import write_whole
+from fnnet.atomic import write_atomically
 
 T = TypeVar("T")
 
@@ -139,4 +139,4 @@ def _before(command: str, folder: Path) -> dict[str, Any]:
 def _write(file: Path, content: Mapping[str, Any]) -> None:
     """JSON, whole or not at all."""
     text = json.dumps(strict(dict(content)), indent=2, allow_nan=False) + "\n"
-    write_whole(file, lambda beside: beside.write_text(text))
+    write_atomically(file, lambda beside: beside.write_text(text))

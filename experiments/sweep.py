@@ -18,9 +18,9 @@ from rich.console import Console
 import fnnet as fn
 from experiments.command_line import fail, new_folder, parse
 from experiments.comparison.results import environment
-from fnnet.train.search import order_of
-from fnnet.train.sweep_pictures import parallel_coordinates, sensitivity
-from fnnet.whole import write_whole
+from fnnet.atomic import write_atomically
+from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
+from fnnet.train.sweep.trials import order_of
 
 COMMAND = "sweep"
 
@@ -154,7 +154,7 @@ def write(out: Path, config: Config, swept: fn.train.Sweep, seconds: float) -> N
         "seconds": seconds,
     }
     text = json.dumps(content, indent=2) + "\n"
-    write_whole(out / "sweep.json", lambda beside: beside.write_text(text))
+    write_atomically(out / "sweep.json", lambda beside: beside.write_text(text))
 
 
 def main() -> None:

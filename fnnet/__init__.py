@@ -19,13 +19,23 @@ from fnnet.activations import (
     softsign,
     tanh,
 )
-from fnnet.combine import on_x, parallel, residual, serial
+from fnnet.combinators import on_x, parallel, residual, serial
 from fnnet.layer import Layer, as_layer
-from fnnet.layers.alignment import additive_attention, multiplicative_attention
-from fnnet.layers.attention import dot_product_attention, multi_head_attention
-from fnnet.layers.batch_norm import batch_norm
-from fnnet.layers.conv import conv, depthwise_conv, separable_conv
-from fnnet.layers.conv_transpose import conv_transpose
+from fnnet.layers.attention.alignment import additive_attention, multiplicative_attention
+from fnnet.layers.attention.attention import dot_product_attention, multi_head_attention
+from fnnet.layers.attention.position import learned_position, rotary, sinusoidal_position
+from fnnet.layers.attention.transformer import transformer_decoder_block, transformer_encoder_block
+from fnnet.layers.convolution.conv import conv, depthwise_conv, separable_conv
+from fnnet.layers.convolution.conv_transpose import conv_transpose
+from fnnet.layers.convolution.pool import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+)
+from fnnet.layers.convolution.resize import depth_to_space, pad, space_to_depth, upsample
 from fnnet.layers.dense import dense, flatten
 from fnnet.layers.dropout import (
     drop_connect,
@@ -36,29 +46,25 @@ from fnnet.layers.dropout import (
     stochastic_depth,
 )
 from fnnet.layers.embed import embed, tied_embed
-from fnnet.layers.gru import gru, gru_cell
 from fnnet.layers.highway import highway
-from fnnet.layers.lstm import lstm, lstm_cell
 from fnnet.layers.maxout import maxout
 from fnnet.layers.mixture import mixture_of_experts
-from fnnet.layers.norm import group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
-from fnnet.layers.pool import (
-    adaptive_avg_pool,
-    adaptive_max_pool,
-    avg_pool,
-    global_avg_pool,
-    global_max_pool,
-    max_pool,
+from fnnet.layers.normalization.batch_norm import batch_norm
+from fnnet.layers.normalization.norm import (
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    rms_norm,
 )
-from fnnet.layers.position import learned_position, rotary, sinusoidal_position
+from fnnet.layers.normalization.reparameterize import spectral_norm, weight_norm
 from fnnet.layers.radial_basis import radial_basis
-from fnnet.layers.recurrent import Cell, bidirectional, recurrent, stack_cells, unroll
-from fnnet.layers.reparameterize import spectral_norm, weight_norm
-from fnnet.layers.resize import depth_to_space, pad, space_to_depth, upsample
-from fnnet.layers.simple_rnn import simple_rnn, simple_rnn_cell
-from fnnet.layers.transformer import transformer_decoder_block, transformer_encoder_block
+from fnnet.layers.recurrent.gru import gru, gru_cell
+from fnnet.layers.recurrent.lstm import lstm, lstm_cell
+from fnnet.layers.recurrent.recurrent import Cell, bidirectional, recurrent, stack_cells, unroll
+from fnnet.layers.recurrent.simple_rnn import simple_rnn, simple_rnn_cell
 from fnnet.summary import summary
-from fnnet.wrap import cast, freeze, remat, repeat
+from fnnet.wrappers import cast, freeze, remat, repeat
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.combine import Child, apply_child, watching
+from fnnet.children import Child, apply_child, watching
 from fnnet.layer import Layer, State, as_layer
 
 

@@ -46,7 +46,7 @@ def arguments(f: Callable[..., Any]) -> Iterator[str]:
 
 
 def test_every_layer_is_in_the_tables_as_it_is_called() -> None:
-    modules = ("fnnet.layer", "fnnet.combine", "fnnet.wrap", "fnnet.summary")
+    modules = ("fnnet.layer", "fnnet.combinators", "fnnet.wrappers", "fnnet.summary")
     public = {name for name in fn.__all__ if getattr(getattr(fn, name), "__module__", "").startswith(modules)}
     calls = re.findall(r"^\| \*\*`([^`]+)`", (ROOT / "docs" / "layers.md").read_text(), re.M)
     assert {call.split("(")[0] for call in calls} == public

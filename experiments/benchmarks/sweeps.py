@@ -29,7 +29,7 @@ import fnnet as fn
 from experiments.benchmarks import side_by_side
 from experiments.command_line import fail, parse
 from experiments.timing import compare, in_turn
-from fnnet.train import sweep_program
+from fnnet.train.sweep import program as sweep_program
 
 COMMAND = "experiments.benchmarks.sweeps"
 RATIO_BAR = 15.0  # the project's: so many times as fast as PyTorch

@@ -8,7 +8,7 @@ import chex
 import optax
 
 import fnnet as fn
-from fnnet.optim.schedule_free import ScheduleFreeState
+from fnnet.optim.wrappers.schedule_free import ScheduleFreeState
 
 
 class Method(NamedTuple):

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet import check
+from fnnet.atomic import write_atomically
 from fnnet.data.dataset import Dataset, Examples, split
-from fnnet.whole import write_whole
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 MD5 = {
@@ -186,7 +186,7 @@ def _download(name: str, folder: Path) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / name, lambda part: part.write_bytes(content))
+        write_atomically(folder / name, lambda part: part.write_bytes(content))
     except OSError as exc:
         exc.add_note(f"fashion_mnist: {folder} could not be written; {ways}")
         raise

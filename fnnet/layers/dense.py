@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State
-from fnnet.layers.keys import split_among
+from fnnet.layers.keys import keys_for
 
 
 def dense(
@@ -47,7 +47,7 @@ def dense(
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         check.is_floating("dense", x)
         check.has_rank("dense", x, 1, "(batch, features)")
-        w_key, b_key = split_among(key, w_init, b_init if use_bias else initializers.zeros)
+        w_key, b_key = keys_for(key, w_init, b_init if use_bias else initializers.zeros)
         dtype = jnp.result_type(x)
         params = {"w": w_init(w_key, (x.shape[-1], features), dtype)}
         if use_bias:

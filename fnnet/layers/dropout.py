@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fnnet import check
 from fnnet.layer import Layer, Params, State, as_layer
-from fnnet.layers.reparameterize import weight
+from fnnet.layers.normalization.reparameterize import weight
 
 
 def dropout(rate: chex.Numeric) -> Layer:

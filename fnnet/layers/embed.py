@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet import check, initializers
-from fnnet.combine import apply_child
+from fnnet.children import apply_child
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, as_layer
 from fnnet.layers.dense import product

@@ -6,7 +6,7 @@ import jax
 from fnnet.initializers import Initializer, ones, zeros
 
 
-def split_among(key: chex.PRNGKey, *inits: Initializer) -> list[chex.PRNGKey]:
+def keys_for(key: chex.PRNGKey, *inits: Initializer) -> list[chex.PRNGKey]:
     """A key for each initializer, in their order.
 
     Only those that draw get one of their own: `zeros` and `ones` read none. XLA takes 0.1 s of a CPU to compile the

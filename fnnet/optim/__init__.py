@@ -1,64 +1,40 @@
 """Optimizers written by hand, one a file, each equal step by step to its optax twin (`TWINS`) or another baseline."""
 
-from fnnet.optim.accumulate import accumulate
-from fnnet.optim.adabelief import adabelief
-from fnnet.optim.adadelta import adadelta
-from fnnet.optim.adafactor import adafactor
-from fnnet.optim.adagrad import adagrad
-from fnnet.optim.adam import adam
-from fnnet.optim.adamax import adamax
-from fnnet.optim.adamaxw import adamaxw
-from fnnet.optim.adamw import adamw
-from fnnet.optim.adan import adan
-from fnnet.optim.amsgrad import amsgrad
-from fnnet.optim.average import (
-    averaged_params,
-    ema_params,
-    exponential_average,
-    exponential_average_init,
-    exponential_average_update,
-    mean_params,
-)
-from fnnet.optim.clip import adaptive_grad_clip, clip, clip_by_global_norm, clip_by_norm
-from fnnet.optim.cma_es import cma_es
-from fnnet.optim.conjugate_gradient import conjugate_gradient
-from fnnet.optim.differential_evolution import differential_evolution
-from fnnet.optim.gauss_newton import gauss_newton
-from fnnet.optim.genetic_algorithm import genetic_algorithm
-from fnnet.optim.gradient_descent import gradient_descent
-from fnnet.optim.hessian_free import hessian_free
-from fnnet.optim.lamb import lamb
-from fnnet.optim.lars import lars
-from fnnet.optim.lbfgs import lbfgs
-from fnnet.optim.levenberg_marquardt import levenberg_marquardt
-from fnnet.optim.line_search import Search, backtracking, wolfe
-from fnnet.optim.lion import lion
-from fnnet.optim.lookahead import LookaheadParams, lookahead
-from fnnet.optim.momentum import momentum
-from fnnet.optim.muon import muon
-from fnnet.optim.nadam import nadam
-from fnnet.optim.nadamw import nadamw
-from fnnet.optim.natural_gradient import natural_gradient
-from fnnet.optim.nelder_mead import nelder_mead
-from fnnet.optim.nesterov import nesterov
-from fnnet.optim.newton_cg import newton_cg
-from fnnet.optim.noise import add_noise
-from fnnet.optim.one_plus_one_es import one_plus_one_es
-from fnnet.optim.openai_es import openai_es
-from fnnet.optim.prodigy import prodigy
-from fnnet.optim.proximal_l1 import proximal_l1
-from fnnet.optim.radam import radam
-from fnnet.optim.random_search import random_search
-from fnnet.optim.reduce_on_plateau import reduce_on_plateau
-from fnnet.optim.rmsprop import rmsprop
-from fnnet.optim.rprop import rprop
-from fnnet.optim.sam import sam
-from fnnet.optim.schedule_free import (
-    schedule_free,
-    schedule_free_adamw,
-    schedule_free_eval_params,
-    schedule_free_sgd,
-)
+from fnnet.optim.derivative_free.cma_es import cma_es
+from fnnet.optim.derivative_free.differential_evolution import differential_evolution
+from fnnet.optim.derivative_free.genetic_algorithm import genetic_algorithm
+from fnnet.optim.derivative_free.nelder_mead import nelder_mead
+from fnnet.optim.derivative_free.one_plus_one_es import one_plus_one_es
+from fnnet.optim.derivative_free.openai_es import openai_es
+from fnnet.optim.derivative_free.random_search import random_search
+from fnnet.optim.derivative_free.simulated_annealing import simulated_annealing
+from fnnet.optim.first_order.adabelief import adabelief
+from fnnet.optim.first_order.adadelta import adadelta
+from fnnet.optim.first_order.adafactor import adafactor
+from fnnet.optim.first_order.adagrad import adagrad
+from fnnet.optim.first_order.adam import adam
+from fnnet.optim.first_order.adamax import adamax
+from fnnet.optim.first_order.adamaxw import adamaxw
+from fnnet.optim.first_order.adamw import adamw
+from fnnet.optim.first_order.adan import adan
+from fnnet.optim.first_order.amsgrad import amsgrad
+from fnnet.optim.first_order.lamb import lamb
+from fnnet.optim.first_order.lars import lars
+from fnnet.optim.first_order.lion import lion
+from fnnet.optim.first_order.momentum import momentum
+from fnnet.optim.first_order.muon import muon
+from fnnet.optim.first_order.nadam import nadam
+from fnnet.optim.first_order.nadamw import nadamw
+from fnnet.optim.first_order.nesterov import nesterov
+from fnnet.optim.first_order.prodigy import prodigy
+from fnnet.optim.first_order.radam import radam
+from fnnet.optim.first_order.rmsprop import rmsprop
+from fnnet.optim.first_order.rprop import rprop
+from fnnet.optim.first_order.sgd import sgd
+from fnnet.optim.first_order.shampoo import shampoo
+from fnnet.optim.first_order.soap import soap
+from fnnet.optim.first_order.sophia import hutchinson_estimator_diag_hessian, sophia
+from fnnet.optim.first_order.yogi import yogi
 from fnnet.optim.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -79,14 +55,38 @@ from fnnet.optim.schedules import (
     warmup_exponential_decay_schedule,
     warmup_schedule,
 )
-from fnnet.optim.sgd import sgd
-from fnnet.optim.shampoo import shampoo
-from fnnet.optim.simulated_annealing import simulated_annealing
-from fnnet.optim.soap import soap
-from fnnet.optim.sophia import hutchinson_estimator_diag_hessian, sophia
+from fnnet.optim.second_order.conjugate_gradient import conjugate_gradient
+from fnnet.optim.second_order.gauss_newton import gauss_newton
+from fnnet.optim.second_order.gradient_descent import gradient_descent
+from fnnet.optim.second_order.hessian_free import hessian_free
+from fnnet.optim.second_order.lbfgs import lbfgs
+from fnnet.optim.second_order.levenberg_marquardt import levenberg_marquardt
+from fnnet.optim.second_order.line_search import Search, backtracking, wolfe
+from fnnet.optim.second_order.natural_gradient import natural_gradient
+from fnnet.optim.second_order.newton_cg import newton_cg
+from fnnet.optim.transforms.average import (
+    averaged_params,
+    ema_params,
+    exponential_average,
+    exponential_average_init,
+    exponential_average_update,
+    mean_params,
+)
+from fnnet.optim.transforms.clip import adaptive_grad_clip, clip, clip_by_global_norm, clip_by_norm
+from fnnet.optim.transforms.noise import add_noise
+from fnnet.optim.transforms.proximal_l1 import proximal_l1
+from fnnet.optim.transforms.reduce_on_plateau import reduce_on_plateau
+from fnnet.optim.transforms.weight_decay import add_decayed_weights
 from fnnet.optim.twins import TWINS, Twin
-from fnnet.optim.weight_decay import add_decayed_weights
-from fnnet.optim.yogi import yogi
+from fnnet.optim.wrappers.accumulate import accumulate
+from fnnet.optim.wrappers.lookahead import LookaheadParams, lookahead
+from fnnet.optim.wrappers.sam import sam
+from fnnet.optim.wrappers.schedule_free import (
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
+    schedule_free_sgd,
+)
 
 __all__ = [
     "TWINS",

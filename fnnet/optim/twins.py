@@ -6,31 +6,31 @@ from typing import NamedTuple
 
 import optax
 
-from fnnet.optim.adabelief import adabelief
-from fnnet.optim.adadelta import adadelta
-from fnnet.optim.adafactor import adafactor
-from fnnet.optim.adagrad import adagrad
-from fnnet.optim.adam import adam
-from fnnet.optim.adamax import adamax
-from fnnet.optim.adamaxw import adamaxw
-from fnnet.optim.adamw import adamw
-from fnnet.optim.adan import adan
-from fnnet.optim.amsgrad import amsgrad
-from fnnet.optim.lamb import lamb
-from fnnet.optim.lars import lars
-from fnnet.optim.lion import lion
-from fnnet.optim.momentum import momentum
-from fnnet.optim.muon import muon
-from fnnet.optim.nadam import nadam
-from fnnet.optim.nadamw import nadamw
-from fnnet.optim.nesterov import nesterov
-from fnnet.optim.prodigy import prodigy
-from fnnet.optim.radam import radam
-from fnnet.optim.rmsprop import rmsprop
-from fnnet.optim.rprop import rprop
-from fnnet.optim.schedule_free import schedule_free_adamw, schedule_free_sgd
-from fnnet.optim.sgd import sgd
-from fnnet.optim.yogi import yogi
+from fnnet.optim.first_order.adabelief import adabelief
+from fnnet.optim.first_order.adadelta import adadelta
+from fnnet.optim.first_order.adafactor import adafactor
+from fnnet.optim.first_order.adagrad import adagrad
+from fnnet.optim.first_order.adam import adam
+from fnnet.optim.first_order.adamax import adamax
+from fnnet.optim.first_order.adamaxw import adamaxw
+from fnnet.optim.first_order.adamw import adamw
+from fnnet.optim.first_order.adan import adan
+from fnnet.optim.first_order.amsgrad import amsgrad
+from fnnet.optim.first_order.lamb import lamb
+from fnnet.optim.first_order.lars import lars
+from fnnet.optim.first_order.lion import lion
+from fnnet.optim.first_order.momentum import momentum
+from fnnet.optim.first_order.muon import muon
+from fnnet.optim.first_order.nadam import nadam
+from fnnet.optim.first_order.nadamw import nadamw
+from fnnet.optim.first_order.nesterov import nesterov
+from fnnet.optim.first_order.prodigy import prodigy
+from fnnet.optim.first_order.radam import radam
+from fnnet.optim.first_order.rmsprop import rmsprop
+from fnnet.optim.first_order.rprop import rprop
+from fnnet.optim.first_order.sgd import sgd
+from fnnet.optim.first_order.yogi import yogi
+from fnnet.optim.wrappers.schedule_free import schedule_free_adamw, schedule_free_sgd
 
 MakeOptimizer = Callable[..., optax.GradientTransformationExtraArgs]
 

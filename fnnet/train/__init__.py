@@ -1,36 +1,43 @@
 """Training: one step for a loop of one's own, and a whole run as a pure function."""
 
 from fnnet.train import checkpoint
-from fnnet.train.checkpoint import CheckpointError
+from fnnet.train.checkpoint.checkpoint import CheckpointError
+from fnnet.train.checkpoint.safetensors import load_safetensors, save_safetensors
+from fnnet.train.devices.sharding import (
+    fully_sharded,
+    gathered,
+    shard_batch,
+    shardings,
+    start_sharded,
+    tensor_parallel,
+)
 from fnnet.train.evaluate import evaluate
-from fnnet.train.fit import DivergedError, Fitted, Moment, fit
-from fnnet.train.guard import TrainingWarning, blame
-from fnnet.train.host import Best
+from fnnet.train.fit.diagnose import TrainingWarning, find_nonfinite
+from fnnet.train.fit.fit import DivergedError, Evaluation, Fitted, fit
+from fnnet.train.fit.journal import Best
+from fnnet.train.fit.tensorboard import tensorboard
 from fnnet.train.learning_rate_range import LearningRateRange, learning_rate_range
 from fnnet.train.run import Run, make_run, raise_if_diverged
-from fnnet.train.safetensors import load_safetensors, save_safetensors
-from fnnet.train.search import choice, log_uniform, uniform
-from fnnet.train.shard import fully_sharded, gathered, shardings, spread, start_sharded, tensor_parallel
 from fnnet.train.step import TrainState, make_step, start
-from fnnet.train.sweep import Sweep, sweep
-from fnnet.train.sweep_pictures import parallel_coordinates, sensitivity
-from fnnet.train.tensorboard import tensorboard
+from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
+from fnnet.train.sweep.sweep import Sweep, sweep
+from fnnet.train.sweep.trials import choice, log_uniform, uniform
 
 __all__ = [
     "Best",
     "CheckpointError",
     "DivergedError",
+    "Evaluation",
     "Fitted",
     "LearningRateRange",
-    "Moment",
     "Run",
     "Sweep",
     "TrainState",
     "TrainingWarning",
-    "blame",
     "checkpoint",
     "choice",
     "evaluate",
+    "find_nonfinite",
     "fit",
     "fully_sharded",
     "gathered",
@@ -43,8 +50,8 @@ __all__ = [
     "raise_if_diverged",
     "save_safetensors",
     "sensitivity",
+    "shard_batch",
     "shardings",
-    "spread",
     "start",
     "start_sharded",
     "sweep",

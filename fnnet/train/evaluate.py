@@ -11,7 +11,7 @@ from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample, mean
 from fnnet.train.batches import count_examples
-from fnnet.train.shard import spread
+from fnnet.train.devices.sharding import shard_batch
 
 
 def evaluate(
@@ -60,7 +60,7 @@ def evaluate(
         first = jnp.minimum(begin, n - size)
         batch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), part)
         if mesh is not None and split:
-            batch = spread(batch, mesh)
+            batch = shard_batch(batch, mesh)
         mask = first + jnp.arange(size) >= begin if n % size else None
         prediction, _ = net.apply(params, state, batch["x"], train=False)
         return {

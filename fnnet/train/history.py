@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.whole import write_whole
+from fnnet.atomic import write_atomically
 
 
 def joined(chunks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The file anew, whole: a run that goes on from a checkpoint repeats what came after it."""
     text = "".join(json.dumps(for_json(row)) + "\n" for row in rows)
     with _named(path):
-        write_whole(path, lambda beside: beside.write_text(text))
+        write_atomically(path, lambda beside: beside.write_text(text))
 
 
 @contextmanager

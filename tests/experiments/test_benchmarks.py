@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from run_command import exit_status
 
 from experiments.benchmarks import layers, side_by_side, training
 from experiments.benchmarks.workloads import Pass, cnn, gpt, gru, lstm, max_pool, mlp, resnet_block
 from experiments.timing import compare, in_turn
+from tests.experiments.run_command import exit_status
 
 TRAINING: list[tuple[Any, Any]] = [
     (mlp, mlp.Sizes(batch=4, features=(6, 5, 3))),

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from run_command import exit_status
 
 import fnnet as fn
 from experiments import compare_optimizers
 from experiments.comparison import twins
 from fnnet.optim import Twin
+from tests.experiments.run_command import exit_status
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_command import exit_status
 
 import fnnet as fn
 from experiments.benchmarks import fit
+from tests.experiments.run_command import exit_status
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:

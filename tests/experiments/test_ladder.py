@@ -14,7 +14,6 @@ import scipy.optimize
 import scipy.stats
 from matplotlib.image import imread
 from PIL import Image
-from run_command import exit_status
 
 import fnnet as fn
 from experiments import compare_optimizers
@@ -23,6 +22,7 @@ from experiments.comparison.methods import Method, methods
 from experiments.comparison.problems import PROBLEMS, Problem, count_params
 from experiments.comparison.surfaces import SURFACES
 from fnnet.optim.evaluations import Evaluations, no_evaluations
+from tests.experiments.run_command import exit_status
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from run_command import exit_status
 
 import fnnet as fn
 from experiments import scaling
+from tests.experiments.run_command import exit_status
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_command import exit_status
 
 from experiments import sweep
 from experiments.benchmarks import sweeps
+from tests.experiments.run_command import exit_status
 
 SMALL = ("--widths", 2, 3, "--trials", 4, "--seeds", 2, "--steps", 2, "--batch-size", 8)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_command import exit_status
 
 from experiments.benchmarks import time_to_accuracy
 from experiments.benchmarks.time_to_accuracy import (
@@ -21,6 +20,7 @@ from experiments.benchmarks.time_to_accuracy import (
     row,
     tasks_of,
 )
+from tests.experiments.run_command import exit_status
 
 # 5 of 6 right at random examples that a linear network tells apart.
 TINY = Task("digits", (), (), 4, 0.1, eval_every=3, steps=12, target=0.8)

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_command import exit_status
 from safetensors.numpy import load_file
 
 import fnnet as fn
 from experiments import curves, recipe, train_digits, train_fashion_mnist
+from tests.experiments.run_command import exit_status
 
 SMALL = ("--epochs", 2, "--batch-size", 256)
 
@@ -111,7 +111,7 @@ def test_going_on_ends_where_a_whole_run_does(
             return real(*args)
 
         patch.setattr(
-            sys.modules["fnnet.train.validation"], "evaluate", ctrl_c
+            sys.modules["fnnet.train.fit.evaluation"], "evaluate", ctrl_c
         )  # traced in the first evaluation, after step 4
         assert run(monkeypatch, train_digits.main, *SMALL, "--folder", part) == 130
     assert f"python -m experiments.train_digits --folder {part} --resume" in capsys.readouterr().out

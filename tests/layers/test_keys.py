@@ -7,7 +7,7 @@ import pytest
 
 import fnnet as fn
 from fnnet.initializers import normal, ones, zeros
-from fnnet.layers.keys import split_among
+from fnnet.layers.keys import keys_for
 
 KEY = jax.random.key(3)
 A, B, C = normal(1.0), normal(2.0), normal(1.0)
@@ -18,20 +18,20 @@ def data(keys):
 
 
 def test_a_single_one_that_draws_has_the_key_itself():
-    assert data(split_among(KEY, A, zeros))[0] == data([KEY])[0]
-    assert data(split_among(KEY, zeros, ones, A))[2] == data([KEY])[0]
+    assert data(keys_for(KEY, A, zeros))[0] == data([KEY])[0]
+    assert data(keys_for(KEY, zeros, ones, A))[2] == data([KEY])[0]
 
 
 @pytest.mark.parametrize("inits", [(A, B), (A, A), (A, zeros, B), (ones, A, B, C), (A, B, C, C)])
 def test_those_that_draw_have_keys_of_their_own(inits):
-    keys = data(split_among(KEY, *inits))
+    keys = data(keys_for(KEY, *inits))
     own = [key for key, init in zip(keys, inits, strict=True) if init not in (zeros, ones)]
     assert own == data(jax.random.split(KEY, len(own)))
     assert len({*own, *data([KEY])}) == len(own) + 1
 
 
 def test_without_any_that_draws_nothing_is_lost():
-    assert len(split_among(KEY, zeros, ones)) == 2
+    assert len(keys_for(KEY, zeros, ones)) == 2
 
 
 @pytest.mark.parametrize(

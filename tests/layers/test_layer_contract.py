@@ -192,7 +192,7 @@ def program(name: str, train: bool) -> Any:
 
 def test_every_public_layer_is_enrolled() -> None:
     """Whatever `fnnet` names and a file of layers or combinators defines, if it makes a layer."""
-    modules = ("fnnet.layers.", "fnnet.combine", "fnnet.wrap")
+    modules = ("fnnet.layers.", "fnnet.combinators", "fnnet.wrappers")
     public = {
         name
         for name, f in vars(fn).items()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import agrees
 
 import fnnet as fn
+from tests.oracle import agrees
 
 KEY = jax.random.key(0)
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from methods import OTHERS
 
 from fnnet.optim.evaluations import Evaluations
+from tests.optim.methods import OTHERS
 
 NEEDED = ("value", "grad", "value_fn", "predict_fn", "loss_fn")
 

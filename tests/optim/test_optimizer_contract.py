@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from methods import OTHERS, PARTS
 
 import fnnet as fn
 from fnnet.optim import TWINS
+from tests.optim.methods import OTHERS, PARTS
 
 NAMES = list(TWINS)
 RATE = 0.05

@@ -1,0 +1,42 @@
+"""JAX's persistent compilation cache, for commands and tests: a program that was compiled before is read from disk."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+import jaxlib
+
+
+def use_compilation_cache() -> Path | None:
+    """Turns the cache on, in this process and in those that it starts, and returns its folder; None where it is off.
+
+    It lies in the user's cache folder, in a folder of its own for each release of jaxlib and each kind of processor:
+    machine code for one may not run on another. It can be deleted at any time.
+
+    JAX's own environment variables have the last word: JAX_ENABLE_COMPILATION_CACHE=false turns the cache off, and
+    JAX_COMPILATION_CACHE_DIR names another folder.
+    """
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "fnnet" / "programs" / f"jaxlib-{jaxlib.__version__}-{_processor()}"
+    for name, value in (
+        ("compilation_cache_dir", folder),
+        ("persistent_cache_min_compile_time_secs", 0),
+        ("persistent_cache_min_entry_size_bytes", -1),
+    ):
+        text = os.environ.setdefault(f"JAX_{name.upper()}", str(value))
+        jax.config.update(f"jax_{name}", type(value)(text) if isinstance(value, int) else text)
+    return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+
+def _processor() -> str:
+    """A short digest of what the processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    except OSError:  # not Linux
+        told = [platform.processor()]
+    return hashlib.sha256("\n".join([platform.machine(), *told]).encode()).hexdigest()[:12]

@@ -1,0 +1,255 @@
+"""Combinators: layers made of layers, `serial`, `parallel`, `residual` and `on_x`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import chex
+import jax.numpy as jnp
+
+from fnnet import check
+from fnnet.children import Child, apply_child, keys_of, output
+from fnnet.layer import Layer, Params, State, as_layer
+
+
+def serial(*layers: Child, **named: Child) -> Layer:
+    """Layers one after the other, each applied to the output of the one before.
+
+        y = f_n(... f_2(f_1(x)))
+
+    Args:
+        *layers: layers, or plain functions of an array. Their params go by kind and count: `dense_0`,
+            `dense_1`.
+        **named: layers under names of your own, after the others: `serial(stem=conv(32, 3), head=dense(10))`.
+
+    Returns:
+        A `Layer`. Children without params (or state) have no entry in params (or state).
+
+    Raises:
+        TypeError: a child is neither a layer nor a function of an array.
+        ValueError: a name of your own is another child's; params or state have a child that there is not.
+        Whatever a child raises, with a note that names the child and its input.
+
+    Example:
+        >>> net = fn.serial(fn.dense(4), jnp.tanh, fn.dense(2))
+        >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> jax.tree.map(jnp.shape, params)
+        {'dense_0': {'b': (4,), 'w': (3, 4)}, 'dense_1': {'b': (2,), 'w': (4, 2)}}
+        >>> net(params, jnp.ones((5, 3))).shape
+        (5, 2)
+    """
+    children = _name(layers, named)
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        params: Params = {}
+        state: State = {}
+        keys = keys_of(key, children)
+        for name, child in children.items():
+            with check.at(f"serial[{name!r}]", x):
+                p, s = child.init(keys[name], x)
+                x = output(child, p, s, x)
+            params |= {name: p} if p else {}
+            state |= {name: s} if s else {}
+        return params, state
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        _known("serial", children, params, state)
+        new_state: State = {}
+        keys = keys_of(key, children)
+        for name, child in children.items():
+            with check.at(f"serial[{name!r}]", x):
+                x, s = _apply(name, child, params, state, x, keys[name], train)
+            new_state |= {name: s} if s else {}
+        return x, new_state
+
+    return Layer(init, apply, "serial")
+
+
+def parallel(*branches: Child, merge: Literal["sum", "concatenate"] = "sum") -> Layer:
+    """One input, several branches side by side, their outputs merged.
+
+        y = f_1(x) + f_2(x) + ...      or      y = [f_1(x), f_2(x), ...] along the last axis
+
+    Args:
+        *branches: layers, or plain functions of an array.
+        merge: "sum" (outputs of one shape) or "concatenate" (along the last axis: features, channels).
+
+    Raises:
+        ValueError: an unknown `merge`, no branch, or outputs whose shapes do not fit together.
+
+    Example:
+        >>> net = fn.parallel(fn.dense(4), fn.identity, merge="concatenate")
+        >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> net(params, jnp.ones((5, 3))).shape
+        (5, 7)
+    """
+    if merge not in ("sum", "concatenate"):
+        raise ValueError(f"parallel: merge={merge!r}, wanted 'sum' or 'concatenate'")
+    if not branches:
+        raise ValueError("parallel: no branches, wanted at least one")
+    children = _name(branches, {})
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        params: Params = {}
+        state: State = {}
+        outputs = []
+        keys = keys_of(key, children)
+        for name, child in children.items():
+            with check.at(f"parallel[{name!r}]", x):
+                p, s = child.init(keys[name], x)
+                outputs.append(output(child, p, s, x))
+            params |= {name: p} if p else {}
+            state |= {name: s} if s else {}
+        _fit_together(outputs)
+        return params, state
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        _known("parallel", children, params, state)
+        new_state: State = {}
+        outputs = []
+        keys = keys_of(key, children)
+        for name, child in children.items():
+            with check.at(f"parallel[{name!r}]", x):
+                y, s = _apply(name, child, params, state, x, keys[name], train)
+            outputs.append(y)
+            new_state |= {name: s} if s else {}
+        _fit_together(outputs)
+        y = jnp.concatenate(outputs, axis=-1) if merge == "concatenate" else sum(outputs[1:], outputs[0])
+        return y, new_state
+
+    def _fit_together(outputs: Sequence[Any]) -> None:
+        if not all(hasattr(y, "shape") for y in outputs):
+            raise TypeError(
+                f"parallel: the branches gave {check.describe(outputs)}, wanted one array from each"
+            )
+        shared = slice(None) if merge == "sum" else slice(-1)
+        if len({y.shape[shared] for y in outputs}) > 1:
+            got = ", ".join(f"{name}: {check.describe(y)}" for name, y in zip(children, outputs, strict=True))
+            wanted = "one shape" if merge == "sum" else "one shape but for the last axis"
+            raise ValueError(
+                f"parallel: the branches gave {got}; to merge by {merge} they must have {wanted}"
+            )
+
+    return Layer(init, apply, "parallel")
+
+
+def residual(*layers: Child) -> Layer:
+    """A shortcut around layers in series (He et al. 2016, arXiv:1512.03385).
+
+        y = x + f(x)
+
+    Args:
+        *layers: as in `serial`, whose params it has. The output must have the input's shape; where it cannot,
+            write `parallel(f, shortcut)` with a projection.
+
+    Raises:
+        ValueError: f changes the shape.
+
+    Example:
+        >>> net = fn.residual(fn.dense(3), fn.relu)
+        >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> net(params, jnp.ones((5, 3))).shape
+        (5, 3)
+    """
+    f = serial(*layers)
+
+    def same_shape(x: Any, y: Any) -> None:
+        if isinstance(x, Mapping):
+            raise TypeError(
+                f"residual: input is {check.describe(x)}, wanted one array; on_x(layer) takes it out of a dict, "
+                "and the blocks of a transformer have shortcuts of their own"
+            )
+        if x.shape != y.shape:
+            raise ValueError(
+                f"residual: x is {check.describe(x)} and f(x) is {check.describe(y)}, wanted one shape; "
+                "give f the features of its input, or write parallel(f, projection)"
+            )
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        params, state = f.init(key, x)
+        same_shape(x, output(f, params, state, x))
+        return params, state
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        y, state = f.apply(params, state, x, key=key, train=train)
+        same_shape(x, y)
+        return x + y, state
+
+    return Layer(init, apply, "residual")
+
+
+def on_x(*layers: Child) -> Layer:
+    """Layers in series for the sequence in a dict; what else is in the dict is handed on.
+
+        {"x": x, "mask": mask, ...} -> {"x": f(x), "mask": mask, ...}
+
+    So layers of one array stand between those that read a mask, lengths or a memory. A bare array gives a bare array.
+
+    Args:
+        *layers: as in `serial`, whose params it has.
+
+    Raises:
+        ValueError: the dict has no entry "x".
+
+    Example:
+        >>> net = fn.serial(fn.gru(4), fn.on_x(fn.layer_norm(), fn.dropout(0.1)), fn.gru(2, outputs="last"))
+        >>> x = {"x": jnp.ones((2, 5, 3)), "lengths": jnp.array([5, 2])}
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> net(params, x).shape
+        (2, 2)
+    """
+    f = serial(*layers)
+
+    def entry(x: Any) -> Any:
+        if isinstance(x, Mapping) and "x" not in x:
+            raise ValueError(f"on_x: input is {check.describe(x)}, wanted a dict with an entry 'x'")
+        return x["x"] if isinstance(x, Mapping) else x
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        return f.init(key, entry(x))
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        y, state = f.apply(params, state, entry(x), key=key, train=train)
+        return ({**x, "x": y} if isinstance(x, Mapping) else y), state
+
+    return Layer(init, apply, "on_x")
+
+
+def _name(layers: Sequence[Child], named: Mapping[str, Child]) -> dict[str, Layer]:
+    """The children by name, in order: a counter per kind, then the names that were given."""
+    children: dict[str, Layer] = {}
+    count: Counter[str] = Counter()
+    for layer in map(as_layer, layers):
+        children[f"{layer.name}_{count[layer.name]}"] = layer
+        count[layer.name] += 1
+    for name in set(named) & set(children):
+        raise ValueError(
+            f"serial: the name {name!r} is taken by a child without a name of its own; choose another"
+        )
+    return children | {name: as_layer(layer) for name, layer in named.items()}
+
+
+def _apply(
+    name: str, child: Layer, params: Params, state: State, x: Any, key: chex.PRNGKey | None, train: bool
+) -> tuple[Any, State]:
+    return apply_child(name, child, params.get(name, {}), state.get(name, {}), x, key, train)
+
+
+def _known(kind: str, children: Mapping[str, Layer], params: Params, state: State) -> None:
+    """Raises where params or state name a child that there is not: they are some other network's."""
+    for what, tree in (("params", params), ("state", state)):
+        if not isinstance(tree, Mapping):
+            raise TypeError(f"{kind}: {what} is {check.describe(tree)}, wanted the dict that init returned")
+        if unknown := sorted(set(tree) - set(children)):
+            raise ValueError(
+                f"{kind}: {what} has {unknown}, and the network only {list(children)}; "
+                f"pass the {what} that this network's init returned"
+            )

@@ -1,0 +1,1 @@
+"""Convolutions, pools and what changes the size of an image."""

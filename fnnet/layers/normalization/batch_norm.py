@@ -1,0 +1,129 @@
+"""Batch normalization: each feature brought to mean 0 and variance 1 over the batch."""
+
+import math
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnnet import check
+from fnnet.layer import Layer, Params, State
+from fnnet.layers.normalization.norm import affine, check_input, scale_and_shift
+
+
+def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | None = None) -> Layer:
+    """Batch normalization: each feature over the batch (and over space).
+
+        y = gamma (x - mu) / sqrt(var + eps) + beta
+        train:  mu = mean(x), var = mean((x - mu)^2)             over all axes but the last, of m elements
+                mean <- momentum mean + (1 - momentum) mu
+                var  <- momentum var + (1 - momentum) var m / (m - 1)
+        test:   mu and var are the running averages in state
+
+    Shapes: x and y (batch, ..., features); params gamma, beta and state mean, var (features,).
+
+    Args:
+        momentum: share of the old running average that is kept at each step (PyTorch counts the other way,
+            0.1).
+        eps: added to the variance.
+        axis_name: mapped axis (of `vmap`, `shard_map`) whose batches are normalized as one.
+
+    Statistics are computed in float32 at least, the running averages kept in float32; y has the dtype of x.
+    The variance of one element (m = 1) is 0.
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: the input has not the features of gamma, or no batch; momentum is not in [0, 1); eps is
+            negative; the running averages are missing from state, as in `layer(params, x)`.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2, with the unbiased variance for the
+    test.
+
+    Example:
+        >>> layer = fn.batch_norm()
+        >>> x = jnp.array([[1.0], [3.0]])
+        >>> params, state = layer.init(jax.random.key(0), x)
+        >>> y, state = layer.apply(params, state, x, train=True)
+        >>> y.squeeze().round(3), state["mean"].round(3), state["var"].round(3)
+        (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32), Array([1.1], dtype=float32))
+    """
+    check.between("batch_norm", "momentum", momentum, 0, 1)
+    check.between("batch_norm", "eps", eps, 0)
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        params = scale_and_shift("batch_norm", x)
+        features = x.shape[-1:]
+        return params, {"mean": jnp.zeros(features, jnp.float32), "var": jnp.ones(features, jnp.float32)}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        check_input("batch_norm", params, x)
+        check.has_keys("batch_norm", "state", state, ("mean", "var"))
+        x = jnp.asarray(x)
+        x32 = x.astype(jnp.result_type(x, jnp.float32))
+
+        if not train:
+            scale = lax.rsqrt(state["var"].astype(x32.dtype) + eps)
+            y = (x32 - jnp.broadcast_to(state["mean"], x.shape)) * jnp.broadcast_to(scale, x.shape)
+            return affine(y, params).astype(x.dtype), state
+        m = math.prod(x.shape[:-1])
+        if m == 0:
+            raise ValueError(
+                f"batch_norm: input is {check.describe(x)}, wanted at least one example to train on"
+            )
+        m *= 1 if axis_name is None else lax.psum(1, axis_name)
+        gamma, beta = (params[name].astype(x32.dtype) for name in ("gamma", "beta"))
+        y, origin, mu, var = _normalize(x32, gamma, beta, eps, axis_name)
+        seen = {"mean": origin + mu, "var": var * (m / max(m - 1, 1))}
+
+        def average(old: jax.Array, new: jax.Array) -> jax.Array:
+            return (momentum * old + (1 - momentum) * new).astype(old.dtype)
+
+        state = jax.tree.map(average, state, seen)
+        return y.astype(x.dtype), state
+
+    return Layer(init, apply, "batch_norm")
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _normalize(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: chex.Numeric, axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """y, and what it was made with: an example, the mean of the differences from it, the variance."""
+    # Of the differences from one example: a sum of large numbers is rounded by more than they may vary.
+    origin = _mean(lax.stop_gradient(x[(slice(1),) * (x.ndim - 1)]), axis_name)
+    differences = x - jnp.broadcast_to(origin, x.shape)
+    mu = _mean(differences, axis_name)
+    differences -= jnp.broadcast_to(mu, x.shape)
+    var = _mean(jnp.square(differences), axis_name)
+    y = differences * jnp.broadcast_to(lax.rsqrt(var + eps), x.shape)
+    return affine(y, {"gamma": gamma, "beta": beta}), origin, mu, var
+
+
+# The derivative by the chain rule sums over the batch four times going back. In this form its transpose needs two
+# sums, which are the gradients of beta and gamma as well: a ResNet block takes 46 ms in place of 54 and 29 MB in
+# place of 38 (jax 0.12; 0.10.1 finds this by itself: 50 ms either way; two CPU cores).
+@_normalize.defjvp
+def _(eps: chex.Numeric, axis_name: str | None, primals: Any, tangents: Any) -> Any:
+    (x, gamma, beta), (dx, dgamma, dbeta) = primals, tangents
+    y, origin, mu, var = _normalize(x, gamma, beta, eps, axis_name)
+
+    def wide(z: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(z, x.shape)
+
+    scale = lax.rsqrt(var + eps)
+    x_hat = (x - wide(origin) - wide(mu)) * wide(scale)
+    dmu, slope = _mean(dx, axis_name), _mean(x_hat * dx, axis_name)
+    step = gamma * scale
+    dy = wide(step) * dx - wide(step * dmu) + x_hat * wide(dgamma - step * slope) + wide(dbeta)
+    # var = mean(differences^2), and differences = x_hat sqrt(var + eps).
+    return (y, origin, mu, var), (dy, jnp.zeros_like(origin), dmu, 2 * slope / scale)
+
+
+def _mean(z: jax.Array, axis_name: str | None) -> jax.Array:
+    z = jnp.mean(z, tuple(range(z.ndim - 1)))
+    return z if axis_name is None else lax.pmean(z, axis_name)

@@ -1,0 +1,125 @@
+"""The gated recurrent unit (Cho et al. 2014)."""
+
+import dataclasses
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fnnet import check, initializers
+from fnnet.initializers import Initializer
+from fnnet.layer import Layer, Params
+from fnnet.layers.keys import keys_for
+from fnnet.layers.recurrent.lstm import sigmoid
+from fnnet.layers.recurrent.recurrent import Cell, Outputs, recurrent
+from fnnet.layers.recurrent.simple_rnn import check_cell, init_cell, zero_carry
+
+Reset = Literal["after", "before"]
+
+
+def gru_cell(
+    features: int,
+    *,
+    reset: Reset = "after",
+    w_init: Initializer = initializers.glorot_uniform(),
+    w_h_init: Initializer = initializers.orthogonal(),
+    b_init: Initializer = initializers.zeros,
+) -> Cell:
+    """Gated recurrent unit: a state that is overwritten where a gate lets it.
+
+        r = sigmoid(x w_xr + h w_hr + b_r)                      reset gate
+        z = sigmoid(x w_xz + h w_hz + b_z)                      update gate
+        n = tanh(x w_xn + b_n + r (h w_hn + b_h))               candidate, reset="after" the matrix product
+        n = tanh(x w_xn + b_n + (r h) w_hn)                     candidate, reset="before" it
+        h <- (1 - z) n + z h                                    y = h
+
+    Products with r and z are by element.
+
+    Shapes: x (batch, in), h and y (batch, features), w_x (in, 3 features), w_h (features, 3 features),
+    b (3 features,), and b_h (features,) for "after" only. The gates stand side by side in the order r, z, n,
+    which is PyTorch's (its two biases of r and of z are added up in b); Keras has z, r, n. The carry is h,
+    and begins at 0.
+
+    Args:
+        features: hidden units.
+        reset: "after" is the form of cuDNN, PyTorch and Keras, with one matrix product for all gates;
+            "before" is that of the paper.
+        w_init: initializer of w_x; Glorot's uniform.
+        w_h_init: initializer of w_h; orthogonal, all gates in one matrix, as in Keras.
+        b_init: initializer of b and b_h; zeros.
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: an unknown `reset`; the input's features are not those of w_x, or the params are of
+            another cell.
+
+    Source: Cho et al. 2014, arXiv:1406.1078, equations 5 to 8.
+
+    Example:
+        >>> cell = fn.gru_cell(3)
+        >>> params = cell.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> h = cell.initial_carry(params, jnp.ones((2, 4)))
+        >>> h, y = cell.step(params, h, jnp.ones((2, 4)))
+        >>> y.shape
+        (2, 3)
+    """
+    check.is_positive("gru", "features", features)
+    if reset not in ("after", "before"):
+        raise ValueError(f"gru: reset={reset!r}, wanted 'after' or 'before'")
+    entries = ("w_x", "w_h", "b", "b_h") if reset == "after" else ("w_x", "w_h", "b")
+
+    def init(key: chex.PRNGKey, x: Any) -> Params:
+        *keys, b_key = keys_for(key, w_init, w_h_init, b_init, b_init)
+        params = init_cell("gru", keys, x, features, 3, w_init, w_h_init, b_init)
+        if reset == "after":
+            params["b_h"] = b_init(b_key, (features,), params["b"].dtype)
+        return params
+
+    def initial_carry(params: Params, x: Any) -> jax.Array:
+        return zero_carry("gru", params, x, features, entries)
+
+    def step(params: Params, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        check_cell("gru", params, x, entries)
+        gates = 2 * features
+        from_x = x @ params["w_x"]
+        from_x += jnp.broadcast_to(params["b"], from_x.shape)
+        if reset == "after":
+            from_h = h @ params["w_h"]
+            # Both gates in one array: XLA's CPU backend does not vectorize the tanh of a slice.
+            r, z = jnp.split(sigmoid(from_x[..., :gates] + from_h[..., :gates]), 2, axis=-1)
+            n = jnp.tanh(
+                from_x[..., gates:] + r * (from_h[..., gates:] + jnp.broadcast_to(params["b_h"], h.shape))
+            )
+        else:
+            r, z = jnp.split(sigmoid(from_x[..., :gates] + h @ params["w_h"][:, :gates]), 2, axis=-1)
+            n = jnp.tanh(from_x[..., gates:] + (r * h) @ params["w_h"][:, gates:])
+        h = n + z * (h - n)
+        return h, h
+
+    return Cell(init, initial_carry, step, "gru")
+
+
+def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs: Outputs = "all") -> Layer:
+    """Gated recurrent units along a sequence: `recurrent(gru_cell(features))`.
+
+        h_t = (1 - z_t) n_t + z_t h_{t-1},      y_t = h_t       (the gates: `gru_cell`)
+
+    Shapes, lengths and errors as in `recurrent`.
+
+    Args:
+        features: hidden units.
+        reset: "after" (cuDNN, PyTorch, Keras) or "before" (Cho et al.).
+        reverse: from the last step to the first.
+        outputs: "all", or "last", the output of the step that was taken last.
+
+    Source: Cho et al. 2014, arXiv:1406.1078.
+
+    Example:
+        >>> layer = fn.gru(8)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((1, 5, 3)))
+        >>> layer(params, jnp.ones((4, 5, 3))).shape
+        (4, 5, 8)
+    """
+    cell = gru_cell(features, reset=reset)
+    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="gru")

@@ -1,0 +1,1 @@
+"""Optimizers that use the value of the objective alone."""

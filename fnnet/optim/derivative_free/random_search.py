@@ -1,0 +1,92 @@
+"""Random search: a step at random, taken if it is one down (Matyas 1965)."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
+from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
+from fnnet.optim.vector import as_vector
+
+
+class RandomSearchState(NamedTuple):
+    """What random search remembers."""
+
+    step: jax.Array  # int32[], updates taken
+    key: chex.PRNGKey  # for the steps to come
+    evaluations: Evaluations  # values only
+
+
+def random_search(
+    sigma: ScalarOrSchedule = 0.1, population: int = 1, *, seed: Seed = 0
+) -> optax.GradientTransformationExtraArgs:
+    """Random search around the params: the best of some candidates, if it is better than they are.
+
+        x_k = theta + sigma e_k,  e_k ~ N(0, I),  k = 1 ... population
+        theta <- the best x_k, if L(x_k) < L(theta)
+
+    The new params are the best point found, for an objective that stays the same. A step costs population + 1
+    values: L(theta) is taken anew each step (`value`, where training hands it in), so that all candidates of
+    a step are compared on one batch. The candidates are params + updates to the last digit. The gradient is
+    not read. A value that is not finite ranks last.
+
+    Args:
+        sigma: standard deviation of the steps, in units of the params; a number or a schedule of the step.
+        population: candidates a step. All are evaluated at once, by vmap.
+        seed: an int, or a key of jax.
+
+    Baseline: the loop in NumPy with the same draws, equal to 1e-12 in float64.
+
+    Raises:
+        TypeError, ValueError: sigma is negative; population is no positive int; the params are not real;
+            update is called without `value_fn` or the params.
+
+    Source: Matyas 1965, "Random optimization", Automation and Remote Control 26.
+
+    Example:
+        >>> optimizer = fn.optim.random_search(0.5, 20)
+        >>> params = jnp.array([3.0])
+        >>> state = optimizer.init(params)
+        >>> @jax.jit
+        ... def step(params, state):
+        ...     updates, state = optimizer.update(None, state, params, value_fn=lambda x: jnp.sum(x**2))
+        ...     return params + updates, state
+        >>> for _ in range(20):
+        ...     params, state = step(params, state)
+        >>> bool(abs(params[0]) < 0.1), int(state.evaluations.values)
+        (True, 420)
+    """
+    check.between("random_search", "sigma", sigma, 0)
+    check.is_positive("random_search", "population", population)
+
+    def init(params: optax.Params) -> RandomSearchState:
+        return RandomSearchState(jnp.zeros([], jnp.int32), key_of(seed), no_evaluations())
+
+    def update(
+        grads: optax.Updates,
+        state: RandomSearchState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: ValueFn | None = None,
+        value: chex.Numeric | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, RandomSearchState]:
+        f = objective_of("random_search", params, value_fn)
+        theta, unflatten = as_vector("random_search", params)
+        key, draw = jax.random.split(state.key)
+        steps = times(
+            at_step(sigma, state.step), jax.random.normal(draw, (population, *theta.shape), theta.dtype)
+        )
+        values = values_after(f, params, unflatten, steps)
+        now = rankable(f(params) if value is None else value, theta)
+        best = jnp.argmin(values)
+        step = jnp.where(values[best] < now, steps[best], 0)
+        evaluations = state.evaluations.plus(values=population + 1)
+        return unflatten(step), RandomSearchState(optax.safe_increment(state.step), key, evaluations)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,126 @@
+"""Simulated annealing: a random walk that goes uphill ever less often (Kirkpatrick, Gelatt & Vecchi 1983)."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
+from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, copies, times
+from fnnet.optim.vector import as_vector
+
+
+class SimulatedAnnealingState(NamedTuple):
+    """What simulated annealing remembers. The walk itself is in the params."""
+
+    step: jax.Array  # int32[], updates taken
+    key: chex.PRNGKey  # for the steps to come
+    best: optax.Params  # the best point that the walk has been at, like params
+    best_value: jax.Array  # float[], its value; inf before the first step
+    accepted: jax.Array  # int32[], steps accepted
+    evaluations: Evaluations  # values only
+
+
+def simulated_annealing(
+    temperature: ScalarOrSchedule, sigma: ScalarOrSchedule = 0.1, *, seed: Seed = 0
+) -> optax.GradientTransformationExtraArgs:
+    """Simulated annealing with Gaussian steps and the rule of Metropolis.
+
+        x = theta + sigma e,  e ~ N(0, I)
+        theta <- x  with probability min(1, exp(-(L(x) - L(theta)) / T))
+
+    The rule is computed as L(x) <= L(theta) + T E, with E = -log(uniform) from the exponential distribution:
+    the same, and T = 0, which accepts no step uphill, needs no case of its own.
+
+    The new params are the point where the walk is; the best one it has been at, with its value, is in the
+    state. A step costs 2 values: L(theta) is taken anew each step (`value`, where training hands it in), so
+    that both are of one batch. With a new batch each step, best_value is a value of its own batch, and the
+    lowest such is a lucky one. The candidate is params + updates to the last digit. The gradient is not read.
+    A value that is not finite ranks last.
+
+    Args:
+        temperature: T, in units of the loss; a schedule of the step, such as
+            `optax.exponential_decay(1.0, 1, 0.99)`, the T <- 0.99 T of most texts. A number is Metropolis'
+            walk at that temperature.
+        sigma: standard deviation of the steps, in units of the params; a number or a schedule of the step.
+        seed: an int, or a key of jax.
+
+    Baseline: the loop in NumPy with the same draws, equal to 1e-12 in float64.
+
+    Raises:
+        TypeError, ValueError: the temperature or sigma is negative; the params are not real; update is called
+            without `value_fn` or the params.
+
+    Source: Kirkpatrick, Gelatt & Vecchi 1983, "Optimization by simulated annealing"; Metropolis et al. 1953.
+
+    Example:
+        >>> optimizer = fn.optim.simulated_annealing(optax.exponential_decay(1.0, 1, 0.9), 0.3)
+        >>> params = jnp.array([3.0])
+        >>> state = optimizer.init(params)
+        >>> @jax.jit
+        ... def step(params, state):
+        ...     updates, state = optimizer.update(None, state, params, value_fn=lambda x: jnp.sum(x**2))
+        ...     return params + updates, state
+        >>> for _ in range(60):
+        ...     params, state = step(params, state)
+        >>> bool(abs(state.best[0]) < 0.3), int(state.evaluations.values)
+        (True, 120)
+    """
+    check.between("simulated_annealing", "temperature", temperature, 0)
+    check.between("simulated_annealing", "sigma", sigma, 0)
+
+    def init(params: optax.Params) -> SimulatedAnnealingState:
+        theta, _ = as_vector("simulated_annealing", params)
+        best_value = jnp.asarray(jnp.inf, theta.dtype)
+        return SimulatedAnnealingState(
+            step=jnp.zeros([], jnp.int32),
+            key=key_of(seed),
+            best=copies(params),
+            best_value=best_value,
+            accepted=jnp.zeros([], jnp.int32),
+            evaluations=no_evaluations(),
+        )
+
+    def update(
+        grads: optax.Updates,
+        state: SimulatedAnnealingState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: ValueFn | None = None,
+        value: chex.Numeric | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, SimulatedAnnealingState]:
+        f = objective_of("simulated_annealing", params, value_fn)
+        theta, unflatten = as_vector("simulated_annealing", params)
+        key, draw, chance = jax.random.split(state.key, 3)
+        step = times(at_step(sigma, state.step), jax.random.normal(draw, theta.shape, theta.dtype))
+        there = values_after(f, params, unflatten, step[None])[0]
+        here = rankable(f(params) if value is None else value, theta)
+        climb = times(at_step(temperature, state.step), jax.random.exponential(chance, dtype=theta.dtype))
+        accept = there <= here + climb
+        updates = unflatten(jnp.where(accept, step, 0))
+
+        # The params are a candidate for the best too: at the first step, or when they come from outside.
+        reached = jnp.where(accept, there, here)
+        new = optax.apply_updates(params, updates)
+        x, x_value = _better(params, here, new, reached)
+        best, best_value = _better(state.best, state.best_value, x, x_value)
+        return updates, SimulatedAnnealingState(
+            optax.safe_increment(state.step),
+            key,
+            best,
+            best_value,
+            state.accepted + accept.astype(jnp.int32),
+            state.evaluations.plus(values=2),
+        )
+
+    def _better(x: Any, x_value: jax.Array, y: Any, y_value: jax.Array) -> tuple[Any, jax.Array]:
+        return jax.tree.map(lambda a, b: jnp.where(y_value < x_value, b, a), x, y), jnp.minimum(
+            x_value, y_value
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,95 @@
+"""Adadelta: Adagrad with a window, and steps in the units of the params (Zeiler 2012, arXiv:1212.5701, algorithm 1)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_rate,
+    first_step,
+    like,
+    next_step,
+    times,
+    zeros,
+)
+from fnnet.optim.transforms.weight_decay import add_weight_decay
+
+
+class AdadeltaState(NamedTuple):
+    """What Adadelta remembers."""
+
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
+    e_g: optax.Params  # mean of the squared gradient, like params
+    e_x: optax.Params  # mean of the squared step, like params
+
+
+def adadelta(
+    learning_rate: ScalarOrSchedule = 1.0,
+    rho: chex.Numeric = 0.9,
+    eps: chex.Numeric = 1e-6,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adadelta.
+
+        g <- g + lambda theta                                   where the mask is True
+        E[g^2] <- rho E[g^2] + (1 - rho) g^2
+        x <- sqrt(E[x^2] + eps) / sqrt(E[g^2] + eps) g
+        E[x^2] <- rho E[x^2] + (1 - rho) x^2
+        theta <- theta - alpha x
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step. 1 is the paper's rule, and PyTorch's default.
+            (`optax.adadelta()` has no default: in optax 0.2.8 it leaves the minus sign out too, and ascends.)
+        rho: share of the old means that is kept, in [0, 1).
+        eps: starts the steps, and keeps the quotient finite.
+        weight_decay: lambda, a number or a schedule of the step; as an L2 penalty, it passes through the rule.
+        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one;
+            all unless given.
+
+    Twin: `optax.adadelta(learning_rate)` with the learning rate given, equal bit for bit.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number or schedule; it, eps or lambda are negative; rho is not
+            in [0, 1); with a weight decay, `update` is called without params.
+
+    Source: Zeiler 2012, arXiv:1212.5701.
+
+    Example:
+        >>> optimizer = fn.optim.adadelta(rho=0.0, eps=1.0)
+        >>> params = jnp.array([1.0])
+        >>> updates, state = optimizer.update(jnp.array([1.0]), optimizer.init(params))
+        >>> updates
+        Array([-0.70710677], dtype=float32)
+    """
+    check_rate("adadelta", learning_rate)
+    check.between("adadelta", "rho", rho, 0, 1)
+    check.between("adadelta", "eps", eps, 0)
+    check.between("adadelta", "weight_decay", weight_decay, 0)
+
+    def init(params: optax.Params) -> AdadeltaState:
+        return AdadeltaState(
+            step=first_step(learning_rate, weight_decay), e_g=zeros(params), e_x=zeros(params)
+        )
+
+    def update(
+        grads: optax.Updates, state: AdadeltaState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, AdadeltaState]:
+        alpha = at_step(learning_rate, state.step)
+        decay = at_step(weight_decay, state.step)
+        g = add_weight_decay("adadelta", grads, params, decay, weight_decay_mask)
+        e_g = jax.tree.map(lambda e, g: (1 - rho) * g**2 + rho * e, state.e_g, g)
+        x = jax.tree.map(lambda e_x, e_g, g: jnp.sqrt(e_x + eps) / jnp.sqrt(e_g + eps) * g, state.e_x, e_g, g)
+        e_x = jax.tree.map(lambda e, x: (1 - rho) * x**2 + rho * e, state.e_x, x)
+        updates = jax.tree.map(lambda x: times(-alpha, x), x)
+        step = next_step(state.step)
+        return like(updates, grads), AdadeltaState(step, like(e_g, state.e_g), like(e_x, state.e_x))
+
+    return optax.GradientTransformationExtraArgs(init, update)

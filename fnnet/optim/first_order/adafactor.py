@@ -1,0 +1,194 @@
+"""Adafactor: Adam's second moment kept as a column times a row (Shazeer & Stern 2018, arXiv:1804.04235)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fnnet import check
+from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.transforms.weight_decay import add_weight_decay
+
+
+class AdafactorState(NamedTuple):
+    """What Adafactor remembers. An array of the params has a v, or an r and a c; the others are None."""
+
+    step: jax.Array  # int32[], updates taken
+    r: optax.Params  # means of the squared gradient along the longest axis, like params without that axis
+    c: optax.Params  # and along the second longest
+    v: optax.Params  # means of the squared gradient, like params
+    m: optax.Params | None  # mean of the step, like params, with momentum
+
+
+def adafactor(
+    learning_rate: ScalarOrSchedule | None = None,
+    min_dim_size_to_factor: int = 128,
+    decay_rate: chex.Numeric = 0.8,
+    decay_offset: chex.Numeric = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: chex.Numeric | None = 1.0,
+    momentum: chex.Numeric | None = None,
+    dtype_momentum: Any = jnp.float32,
+    weight_decay_rate: ScalarOrSchedule | None = None,
+    eps: chex.Numeric = 1e-30,
+    factored: bool = True,
+    weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
+    *,
+    relative_step: bool = False,
+    eps_in_square: bool = True,
+    min_scale: chex.Numeric = 1e-3,
+    last_axes: bool = False,
+    decay_times_rate: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Adafactor.
+
+        b2 = 1 - (t - decay_offset)^-decay_rate
+        r <- b2 r + (1 - b2) mean over columns of (g^2 + eps)       large arrays:
+        c <- b2 c + (1 - b2) mean over rows of (g^2 + eps)          v_ij = r_i c_j / mean(r)
+        v <- b2 v + (1 - b2) (g^2 + eps)                            the others
+        u = g / sqrt(v)
+        u <- u / max(1, RMS(u) / d)                                 RMS: root of the mean of the squares
+        x = alpha max(min_scale, RMS(theta)) u
+        m <- mu m + (1 - mu) x                                      with momentum, else m = x
+        theta <- theta - m - lambda theta
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step; 1 unless given.
+        min_dim_size_to_factor: both axes are at least this long where v is an r and a c. The paper's, and PyTorch's,
+            is 1.
+        decay_rate: the exponent. (PyTorch's is -0.8, with its sign.)
+        decay_offset: the step at which fine-tuning starts again from t = 1.
+        multiply_by_parameter_scale: False leaves max(min_scale, RMS(theta)) out.
+        clipping_threshold: d; None for no clipping.
+        momentum: mu, in [0, 1); None for no m.
+        dtype_momentum: dtype in which m is kept.
+        weight_decay_rate: lambda, a number or a schedule of the step; None for no decay. It is not multiplied by alpha.
+        eps: keeps v above 0.
+        factored: False for a v everywhere.
+        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: what
+            decays; all unless given.
+        relative_step: alpha = min(learning_rate, 1 / sqrt(t)), PyTorch's; the paper's with a learning rate of 0.01,
+            which it is here unless given.
+        eps_in_square: True as above, the paper's; False for v_ij = r_i c_j / max(mean(r), eps) and
+            u = g / max(sqrt(v), eps), with g^2 alone in the means, PyTorch's, whose eps is that of the dtype, 1.2e-7
+            in float32.
+        min_scale: the least scale of the params, the paper's eps_2.
+        last_axes: rows and columns are the last two axes, as in PyTorch; the two longest unless given.
+        decay_times_rate: theta <- theta - m - lambda learning_rate theta, PyTorch's, whose lambda is 0 by default.
+
+    Twin: `optax.adafactor`, equal bit for bit.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number, schedule or None; it, an eps, d, lambda or the least
+            scale are negative; mu is not in [0, 1); decay_times_rate has no learning rate; `update` is called without
+            params.
+
+    Source: Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5.
+
+    Example:
+        >>> optimizer = fn.optim.adafactor(0.1)
+        >>> params = jnp.array([3.0, 3.0])
+        >>> updates, state = optimizer.update(jnp.array([100.0, -0.1]), optimizer.init(params), params)
+        >>> [f"{u:.4f}" for u in updates]
+        ['-0.3000', '0.3000']
+    """
+    if learning_rate is not None:
+        check_rate("adafactor", learning_rate)
+    if decay_times_rate and learning_rate is None:
+        raise ValueError("adafactor: decay_times_rate=True needs a learning rate, such as learning_rate=0.01")
+    if momentum is not None:
+        check.between("adafactor", "momentum", momentum, 0, 1)
+    check.between("adafactor", "decay_rate", decay_rate, 0)
+    check.between("adafactor", "clipping_threshold", clipping_threshold, 0)
+    check.between("adafactor", "weight_decay_rate", weight_decay_rate, 0)
+    check.between("adafactor", "eps", eps, 0)
+    check.between("adafactor", "min_scale", min_scale, 0)
+
+    def axes(x: jax.Array) -> tuple[int, int] | None:
+        """The axes that c and r have no longer; None where there is a v."""
+        if not factored or x.ndim < 2:
+            return None
+        second, longest = (x.ndim - 2, x.ndim - 1) if last_axes else np.argsort(x.shape)[-2:].tolist()
+        return (second, longest) if min(x.shape[second], x.shape[longest]) >= min_dim_size_to_factor else None
+
+    def init(params: optax.Params) -> AdafactorState:
+        def mean(p: jax.Array, which: int) -> jax.Array | None:
+            return None if (pair := axes(p)) is None else jnp.zeros_like(jnp.sum(p, axis=pair[which]))
+
+        return AdafactorState(
+            step=jnp.zeros([], jnp.int32),
+            r=jax.tree.map(lambda p: mean(p, 1), params),
+            c=jax.tree.map(lambda p: mean(p, 0), params),
+            v=jax.tree.map(lambda p: jnp.zeros_like(p) if axes(p) is None else None, params),
+            m=None if momentum is None else jax.tree.map(lambda p: jnp.zeros_like(p, dtype_momentum), params),
+        )
+
+    def normalized(g: jax.Array, r: Any, c: Any, v: Any) -> jax.Array:
+        """g / sqrt(v), where v is r and c."""
+        if (pair := axes(g)) is None:
+            return g * (v if eps_in_square else jnp.maximum(v, eps * eps)) ** -0.5
+        second, longest = pair
+        mean = jnp.mean(r, axis=second - 1 if second > longest else second, keepdims=True)
+        if eps_in_square:
+            rows, columns = (r / mean) ** -0.5, c**-0.5
+            return g * jnp.expand_dims(rows, longest) * jnp.expand_dims(columns, second)
+        v = jnp.expand_dims(r / jnp.maximum(mean, eps), longest) * jnp.expand_dims(c, second)
+        return g * jnp.maximum(v, eps * eps) ** -0.5
+
+    def clipped(u: jax.Array, d: chex.Numeric) -> jax.Array:
+        return u / jnp.maximum(1.0, jnp.sqrt(jnp.mean(abs_sq(u))) / d)
+
+    def scale(theta: jax.Array) -> jax.Array:
+        """max(min_scale, RMS(theta)), whose derivative is 0 where theta is."""
+        small = jnp.sqrt(jnp.mean(abs_sq(theta))) <= min_scale
+        theta = jnp.where(small, jnp.ones_like(theta), theta)
+        return jnp.where(small, min_scale, jnp.sqrt(jnp.mean(abs_sq(theta))))
+
+    def update(
+        grads: optax.Updates, state: AdafactorState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, AdafactorState]:
+        if params is None:
+            raise ValueError("adafactor: its scale needs the params, write update(grads, state, params)")
+        # float32 whatever the params, as optax has it.
+        b2 = 1.0 - jnp.array(state.step - decay_offset + 1, jnp.float32) ** -decay_rate
+
+        def mean_square(old: Any, g: jax.Array, axis: int | None) -> jax.Array | None:
+            if old is None:
+                return None
+            g_sq = abs_sq(g) + eps if eps_in_square else abs_sq(g)
+            new = g_sq if axis is None else jnp.mean(g_sq, axis=(axes(g) or ())[axis])
+            return (b2 * old + (1.0 - b2) * new).astype(old.dtype)
+
+        r = jax.tree.map(lambda g, r: mean_square(r, g, 1), grads, state.r)
+        c = jax.tree.map(lambda g, c: mean_square(c, g, 0), grads, state.c)
+        v = jax.tree.map(lambda g, v: mean_square(v, g, None), grads, state.v)
+        x = jax.tree.map(normalized, grads, r, c, v)
+        if clipping_threshold is not None:
+            x = jax.tree.map(lambda u: clipped(u, clipping_threshold), x)
+
+        t = optax.safe_increment(state.step)
+        rate = at_step(learning_rate, state.step) if learning_rate is not None else None
+        alpha = rate
+        if relative_step:
+            alpha = jnp.minimum(0.01 if rate is None else rate, t**-0.5)
+        if alpha is not None:
+            x = jax.tree.map(lambda x: times(alpha, x), x)
+        if multiply_by_parameter_scale:
+            x = jax.tree.map(lambda x, p: x * scale(p), x, params)
+
+        m = state.m
+        if momentum is not None:
+            m = x = jax.tree.map(lambda m, x: (1 - momentum) * x + momentum * m, state.m, x)
+        if weight_decay_rate is not None:
+            decay = at_step(weight_decay_rate, state.step)
+            x = add_weight_decay(
+                "adafactor", x, params, decay * rate if decay_times_rate else decay, weight_decay_mask
+            )
+        updates = jax.tree.map(lambda x: -1 * x, x)
+        return like(updates, grads), AdafactorState(t, r, c, v, like(m, state.m))
+
+    return optax.GradientTransformationExtraArgs(init, update)

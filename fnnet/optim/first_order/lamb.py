@@ -1,0 +1,130 @@
+"""LAMB: Adam with a rate for each layer, in proportion to its weights (You et al. 2020, arXiv:1904.00962)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.transforms.weight_decay import add_weight_decay
+
+
+class LambState(NamedTuple):
+    """What LAMB remembers."""
+
+    step: jax.Array  # int32[], updates taken
+    m: optax.Params  # mean of the gradient, like params
+    v: optax.Params  # mean of its square, like params
+
+
+def lamb(
+    learning_rate: ScalarOrSchedule,
+    b1: chex.Numeric = 0.9,
+    b2: chex.Numeric = 0.999,
+    eps: chex.Numeric = 1e-6,
+    eps_root: chex.Numeric = 0.0,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+    *,
+    bias_correction: bool = True,
+    decay_in_ratio: bool = True,
+    phi_min: chex.Numeric | None = None,
+    phi_max: chex.Numeric | None = None,
+    trust_ratio_mask: Any | Callable[[optax.Params], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """LAMB. Each array of the params is a layer, with a rate of its own.
+
+        m <- b1 m + (1 - b1) g          m_hat = m / (1 - b1^t)
+        v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
+        u = m_hat / (sqrt(v_hat + eps_root) + eps) + lambda theta
+        ratio = phi(|theta|) / |u|                      1 where phi(|theta|) or |u| is 0
+        theta <- theta - alpha ratio u                  phi(z) = min(max(z, phi_min), phi_max)
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step.
+        b1: share of the old m that is kept, in [0, 1).
+        b2: share of the old v that is kept, in [0, 1).
+        eps: keeps the quotient finite. (Keras's is 1e-7.)
+        eps_root: the same inside the root, for derivatives through the update where v is 0.
+        weight_decay: lambda, a number or a schedule of the step. The paper's is 0.01.
+        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays; all
+            unless given. Biases and gains are often spared.
+        bias_correction: False for m_hat = m and v_hat = v, as in much code for PyTorch that follows the paper's first
+            version.
+        decay_in_ratio: True as above, the paper's; False leaves lambda theta out of u and adds it to the step,
+            theta <- theta - alpha (ratio u + lambda theta), as Keras does.
+        phi_min: lower bound of phi; none unless given. The paper leaves the bounds open.
+        phi_max: upper bound of phi; none unless given. (10 is common.)
+        trust_ratio_mask: as mask: which arrays have the ratio, 1 for the others; all unless given. apex spares those
+            without decay.
+
+    Twin: `optax.lamb`, equal bit for bit; to a rounding where alpha and lambda are both schedules, as optax counts
+    their steps apart.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number or schedule; it, an eps, lambda or a bound of phi are
+            negative; b1 or b2 are not in [0, 1); `update` is called without params.
+
+    Source: You et al. 2020, arXiv:1904.00962, algorithm 2.
+
+    Example:
+        >>> optimizer = fn.optim.lamb(0.1)
+        >>> params = jnp.array([3.0, 4.0])
+        >>> updates, state = optimizer.update(jnp.array([100.0, -0.1]), optimizer.init(params), params)
+        >>> [f"{u:.4f}" for u in updates]
+        ['-0.3536', '0.3536']
+    """
+    check_rate("lamb", learning_rate)
+    check.between("lamb", "b1", b1, 0, 1)
+    check.between("lamb", "b2", b2, 0, 1)
+    check.between("lamb", "eps", eps, 0)
+    check.between("lamb", "eps_root", eps_root, 0)
+    check.between("lamb", "weight_decay", weight_decay, 0)
+    check.between("lamb", "phi_min", phi_min, 0)
+    check.between("lamb", "phi_max", phi_max, 0)
+
+    def times_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
+        phi, u_norm = optax.safe_norm(theta, 0.0), optax.safe_norm(u, 0.0)
+        if phi_min is not None:
+            phi = jnp.maximum(phi, phi_min)
+        if phi_max is not None:
+            phi = jnp.minimum(phi, phi_max)
+        still = jnp.logical_or(phi == 0, u_norm == 0)
+        return u * jnp.where(still, jnp.array(1.0, theta.dtype), phi / u_norm)
+
+    def init(params: optax.Params) -> LambState:
+        return LambState(step=jnp.zeros([], jnp.int32), m=zeros(params), v=zeros(params))
+
+    def update(
+        grads: optax.Updates, state: LambState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, LambState]:
+        if params is None:
+            raise ValueError("lamb: its ratio needs the params, write update(grads, state, params)")
+        alpha = at_step(learning_rate, state.step)
+        decay = at_step(weight_decay, state.step)
+        t = optax.safe_increment(state.step)
+        m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
+        v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
+        m_hat, v_hat = m, v
+        if bias_correction:
+            bias1, bias2 = 1 - b1**t, 1 - b2**t
+            m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
+            v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
+        u = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps), m_hat, v_hat)
+
+        if decay_in_ratio:
+            u = add_weight_decay("lamb", u, params, decay, mask)
+        chosen = trust_ratio_mask(params) if callable(trust_ratio_mask) else trust_ratio_mask
+        chosen = True if chosen is None else chosen
+        # A boolean may stand for a whole branch.
+        u = jax.tree.map(lambda yes, u, p: jax.tree.map(times_ratio, u, p) if yes else u, chosen, u, params)
+        if not decay_in_ratio:
+            u = add_weight_decay("lamb", u, params, decay, mask)
+        updates = jax.tree.map(lambda u: times(-alpha, u), u)
+        return like(updates, grads), LambState(t, like(m, state.m), like(v, state.v))
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,130 @@
+"""LARS: a rate for each layer, in proportion to its weights (You, Gitman & Ginsburg 2017, arXiv:1708.03888)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_rate,
+    first_step,
+    like,
+    next_step,
+    times,
+)
+from fnnet.optim.transforms.weight_decay import add_weight_decay
+
+
+class LarsState(NamedTuple):
+    """What LARS remembers."""
+
+    step: jax.Array | None  # int32[], updates taken; None without a schedule
+    v: optax.Params  # velocity, like params
+
+
+def lars(
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[optax.Params], Any] | None = True,
+    trust_coefficient: chex.Numeric = 0.001,
+    eps: chex.Numeric = 0.0,
+    trust_ratio_mask: Any | Callable[[optax.Params], Any] | None = True,
+    momentum: chex.Numeric = 0.9,
+    nesterov: bool = False,
+    *,
+    joint_norm: bool = True,
+    rate_in_velocity: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """LARS. Each array of the params is a layer, with a rate of its own.
+
+        u = g + lambda theta
+        ratio = eta |theta| / (|u| + eps)           1 where a norm is 0
+        v <- mu v + alpha ratio u
+        theta <- theta - v
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step.
+        weight_decay: lambda, a number or a schedule of the step. The paper's is 0.0005.
+        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: what
+            decays. Biases and gains are often spared.
+        trust_coefficient: eta.
+        eps: keeps the quotient finite.
+        trust_ratio_mask: as weight_decay_mask: which arrays have the ratio; 1 for the others.
+        momentum: mu, in [0, 1).
+        nesterov: theta <- theta - (mu v + alpha ratio u).
+        joint_norm: True as above, optax's; False for ratio = eta |theta| / (|g| + lambda |theta| + eps), the
+            paper's (and MLPerf's and apex's). The same without decay.
+        rate_in_velocity: True as above, the paper's: v holds steps. False for v <- mu v + ratio u,
+            theta <- theta - alpha v, that of LARS in front of PyTorch's SGD, as in apex: a change of alpha then
+            reaches the whole of v. The same while alpha is constant.
+
+    Twin: `optax.lars`, equal bit for bit.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number or schedule; it, lambda, eta or eps are negative; mu is
+            not in [0, 1); `update` is called without params.
+
+    Source: You, Gitman & Ginsburg 2017, arXiv:1708.03888, eq. 6 and algorithm 1.
+
+    Example:
+        >>> optimizer = fn.optim.lars(0.1, trust_coefficient=0.01)
+        >>> params = jnp.array([3.0, 4.0])
+        >>> updates, state = optimizer.update(jnp.array([3.0, -4.0]), optimizer.init(params), params)
+        >>> [f"{u:.4f}" for u in updates]
+        ['-0.0030', '0.0040']
+    """
+    check_rate("lars", learning_rate)
+    check.between("lars", "weight_decay", weight_decay, 0)
+    check.between("lars", "trust_coefficient", trust_coefficient, 0)
+    check.between("lars", "eps", eps, 0)
+    check.between("lars", "momentum", momentum, 0, 1)
+
+    def norms(tree: Any) -> Any:
+        return jax.tree.map(lambda x: optax.safe_norm(x, 0.0), tree)
+
+    def times_ratio(u: jax.Array, size: jax.Array, theta: jax.Array, theta_norm: jax.Array) -> jax.Array:
+        ratio = trust_coefficient * theta_norm / (size + eps)
+        still = jnp.logical_or(theta_norm == 0, size == 0)
+        return u * jnp.where(still, jnp.array(1.0, theta.dtype), ratio)
+
+    def init(params: optax.Params) -> LarsState:
+        v = jax.tree.map(jnp.zeros_like, params)
+        return LarsState(step=first_step(learning_rate, weight_decay), v=v)
+
+    def update(
+        grads: optax.Updates, state: LarsState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, LarsState]:
+        if params is None:
+            raise ValueError("lars: its ratio needs the params, write update(grads, state, params)")
+        alpha = at_step(learning_rate, state.step)
+        decay = at_step(weight_decay, state.step)
+        u = add_weight_decay("lars", grads, params, decay, weight_decay_mask)
+        theta_norms = norms(params)
+        if joint_norm:
+            sizes = norms(u)
+        else:
+            sizes = add_weight_decay("lars", norms(grads), theta_norms, decay, weight_decay_mask)
+
+        chosen = trust_ratio_mask(params) if callable(trust_ratio_mask) else trust_ratio_mask
+        chosen = True if chosen is None else chosen
+        # A boolean may stand for a whole branch.
+        x = jax.tree.map(
+            lambda yes, u, *rest: jax.tree.map(times_ratio, u, *rest) if yes else u,
+            chosen, u, sizes, params, theta_norms,
+        )  # fmt: skip
+
+        if rate_in_velocity:
+            x = jax.tree.map(lambda x: times(-alpha, x), x)
+        v = jax.tree.map(lambda v, x: x + momentum * v, state.v, x)
+        updates = jax.tree.map(lambda v, x: x + momentum * v, v, x) if nesterov else v
+        if not rate_in_velocity:
+            updates = jax.tree.map(lambda v: times(-alpha, v), updates)
+        return like(updates, grads), LarsState(next_step(state.step), like(v, state.v))
+
+    return optax.GradientTransformationExtraArgs(init, update)

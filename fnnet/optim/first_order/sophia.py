@@ -1,0 +1,229 @@
+"""Sophia: steps divided by an estimate of the Hessian's diagonal, and clipped (Liu et al. 2023, arXiv:2305.14342)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times
+from fnnet.optim.transforms.weight_decay import add_weight_decay
+
+
+class HutchinsonState(NamedTuple):
+    """What the estimator remembers."""
+
+    key: jax.Array  # uint32[2] or a key, for the random vectors to come
+
+
+def hutchinson_estimator_diag_hessian(
+    random_seed: chex.PRNGKey | None = None, *, normal: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Hutchinson's estimate of the Hessian's diagonal, without bias, from one product of the Hessian H and a vector.
+
+        z_i = 1 or -1, each with probability 1/2            independent
+        diag = z * (H z)                                    E[diag_i] = sum_j H_ij E[z_i z_j] = H_ii
+
+    Args:
+        random_seed: a key; `jax.random.PRNGKey(0)` unless given.
+        normal: z from the normal distribution, as in Sophia's paper, instead; the variance is larger, and not 0
+            where H is diagonal.
+
+    Returns:
+        A transformation whose `update(grads, state, params, value_fn=f)` returns the estimate in place of the
+        gradients. f(params) is the loss on the batch; it may be called `obj_fn` too.
+
+    Baseline: `optax.contrib.hutchinson_estimator_diag_hessian`, equal bit for bit.
+
+    Raises:
+        ValueError: `update` is called without params or without the function.
+
+    Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix"; Liu et al. 2023,
+    arXiv:2305.14342, algorithm 1.
+
+    Example:
+        >>> estimator = fn.optim.hutchinson_estimator_diag_hessian()
+        >>> params = jnp.array([1.0, 2.0])
+        >>> f = lambda p: 3 * p[0] ** 2 + p[1] ** 2
+        >>> diag, state = estimator.update(params, estimator.init(params), params, value_fn=f)
+        >>> diag
+        Array([6., 2.], dtype=float32)
+    """
+
+    def init(params: optax.Params) -> HutchinsonState:
+        return HutchinsonState(jax.random.PRNGKey(0) if random_seed is None else random_seed)
+
+    def update(
+        grads: optax.Updates,
+        state: HutchinsonState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        obj_fn: Callable[[optax.Params], jax.Array] | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, HutchinsonState]:
+        f = value_fn if obj_fn is None else obj_fn
+        if params is None or f is None:
+            raise ValueError(
+                "hutchinson_estimator_diag_hessian: the Hessian needs the params and the loss as a function of them, "
+                "write update(grads, state, params, value_fn=f)"
+            )
+        key, now = jax.random.split(state.key)
+        keys = jax.random.split(now, len(jax.tree.leaves(params)))
+        keys = jax.tree.unflatten(jax.tree.structure(params), keys)
+        sample = jax.random.normal if normal else jax.random.rademacher
+        z = jax.tree.map(lambda p, k: sample(k, p.shape, jnp.float32).astype(p.dtype), params, keys)
+        h_z = jax.jvp(jax.grad(f), (params,), (z,))[1]
+        return jax.tree.map(lambda h, z: h * z, h_z, z), HutchinsonState(key)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class SophiaState(NamedTuple):
+    """What Sophia remembers."""
+
+    step: jax.Array  # int32[], updates taken
+    m: optax.Params  # mean of the gradient, like params
+    h: optax.Params  # mean of the estimates of the Hessian's diagonal, like params
+    estimator: Any  # what the estimator remembers
+    evaluations: Evaluations  # a value and a gradient a step, a product an estimate
+
+
+def sophia(
+    learning_rate: ScalarOrSchedule,
+    b1: chex.Numeric = 0.965,
+    b2: chex.Numeric = 0.99,
+    eps: chex.Numeric = 1e-8,
+    weight_decay: chex.Numeric = 1e-4,
+    weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
+    gamma: chex.Numeric = 0.01,
+    clip_threshold: chex.Numeric | None = 1.0,
+    update_interval: chex.Numeric = 10,
+    hessian_diagonal_fn: optax.GradientTransformation
+    | optax.GradientTransformationExtraArgs = hutchinson_estimator_diag_hessian(),  # noqa: B008
+    mu_dtype: Any = None,
+    verbose: bool = False,
+    print_win_rate_every_n_steps: chex.Numeric = 0,
+    *,
+    hessian_first: bool = False,
+    bias_correction: bool = True,
+    eps_added: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Sophia, by default with Hutchinson's estimate (Sophia-H).
+
+        m <- b1 m + (1 - b1) g                              m_hat = m / (1 - b1^t)
+        u = clip(m_hat / max(gamma h, eps), -rho, rho)
+        theta <- theta - alpha (u + lambda theta)
+        h <- b2 h + (1 - b2) diag                           in the first of each `update_interval` steps
+
+    Args:
+        learning_rate: alpha, a number or a schedule of the step.
+        b1: share of the old m that is kept, in [0, 1). The paper's is 0.96.
+        b2: share of the old h that is kept, in [0, 1).
+        eps: keeps the quotient finite. The paper's is 1e-12.
+        weight_decay: lambda, multiplied by alpha. The paper's is 0.2.
+        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: what
+            decays; all unless given.
+        gamma: factor of h: the larger, the fewer coordinates are clipped.
+        clip_threshold: rho; None for no clipping. (The paper's first version has a rho and no gamma: the same rule with
+            gamma = 1 and alpha for its alpha.)
+        update_interval: steps from one estimate to the next.
+        hessian_diagonal_fn: the estimator: a transformation whose update returns the diagonal. It is given the params
+            and all that sophia's update is given by keyword.
+        mu_dtype: dtype in which m is kept; the params' unless given.
+        verbose: prints the share of coordinates that are not clipped,
+        print_win_rate_every_n_steps: in each step whose number is a multiple of this; never where 0.
+        hessian_first: True takes the step with the new h, as the paper does; else with the old one, so that h is 0 in
+            the first step, and u is rho or -rho.
+        bias_correction: False for m_hat = m, the paper's.
+        eps_added: True for max(gamma h, 0) + eps, as in the authors' code, instead of max(gamma h, eps).
+
+    The estimator is handed `value_fn=f` (or `obj_fn=f`, optax's name): `update(grads, state, params, value_fn=f)` with
+    f(params) the loss on the batch. `fn.train` does so.
+
+    Twin: `optax.contrib.sophia`, equal bit for bit with the same function.
+
+    Raises:
+        TypeError, ValueError: the learning rate is no number or schedule; it, eps, lambda, gamma or rho are negative;
+            b1 or b2 are not in [0, 1); `update` is called without params, or without the function that the estimator
+            needs.
+
+    Source: Liu et al. 2023, arXiv:2305.14342, algorithm 3.
+
+    Example:
+        >>> optimizer = fn.optim.sophia(0.1, gamma=1.0, b2=0.0, weight_decay=0.0, hessian_first=True)
+        >>> params, f = jnp.array([1.0, 0.5]), lambda p: jnp.sum(50 * p**2)
+        >>> updates, state = optimizer.update(jax.grad(f)(params), optimizer.init(params), params, value_fn=f)
+        >>> [f"{u:.4f}" for u in updates]
+        ['-0.1000', '-0.0500']
+    """
+    check_rate("sophia", learning_rate)
+    check.between("sophia", "b1", b1, 0, 1)
+    check.between("sophia", "b2", b2, 0, 1)
+    check.between("sophia", "eps", eps, 0)
+    check.between("sophia", "weight_decay", weight_decay, 0)
+    check.between("sophia", "gamma", gamma, 0)
+    check.between("sophia", "clip_threshold", clip_threshold, 0)
+    check.between("sophia", "update_interval", update_interval, 1)
+    estimator = optax.with_extra_args_support(hessian_diagonal_fn)
+
+    def init(params: optax.Params) -> SophiaState:
+        return SophiaState(
+            step=jnp.zeros([], jnp.int32),
+            m=jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params),
+            h=jax.tree.map(jnp.zeros_like, params),
+            estimator=estimator.init(params),
+            evaluations=no_evaluations(),
+        )
+
+    def quotient(m: jax.Array, h: jax.Array) -> jax.Array:
+        return m / (jnp.maximum(gamma * h, 0) + eps if eps_added else jnp.maximum(gamma * h, eps))
+
+    def update(
+        grads: optax.Updates, state: SophiaState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, SophiaState]:
+        if params is None:
+            raise ValueError(
+                "sophia: the Hessian needs the params, write update(grads, state, params, value_fn=f)"
+            )
+        if "obj_fn" not in extra and "value_fn" in extra:
+            extra = extra | {"obj_fn": extra["value_fn"]}
+        alpha = at_step(learning_rate, state.step)
+        t = optax.safe_increment(state.step)
+
+        def estimate(now: Any, h: optax.Params) -> tuple[Any, optax.Params]:
+            diag, now = estimator.update(grads, now, params=params, **extra)
+            return now, like(jax.tree.map(lambda h, d: (1 - b2) * d + b2 * h, h, diag), h)
+
+        due = state.step % update_interval == 0
+        memory, h_next = jax.lax.cond(due, estimate, lambda now, h: (now, h), state.estimator, state.h)
+        evaluations = state.evaluations.plus(values=1, gradients=1, products=due)
+
+        m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
+        bias = 1 - b1**t
+        m_hat = jax.tree.map(lambda m: m / bias.astype(m.dtype), m) if bias_correction else m
+        u = jax.tree.map(quotient, m_hat, h_next if hessian_first else state.h)
+        if clip_threshold is not None:
+            if verbose:
+                print_share_below(clip_threshold, u, t, print_win_rate_every_n_steps)
+            u = jax.tree.map(lambda u: jnp.clip(u, -clip_threshold, clip_threshold), u)
+        u = add_weight_decay("sophia", u, params, weight_decay, weight_decay_mask)
+        updates = jax.tree.map(lambda u: times(-alpha, u), u)
+        return like(updates, grads), SophiaState(t, like(m, state.m), h_next, memory, evaluations)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def print_share_below(threshold: chex.Numeric, u: optax.Updates, t: jax.Array, every: chex.Numeric) -> None:
+    """Prints the share of |u| < threshold in each step whose number is a multiple of `every`; never where it is 0."""
+    leaves = jax.tree.leaves(u)
+    share = sum(jnp.sum(jnp.abs(u) < threshold) for u in leaves) / max(sum(u.size for u in leaves), 1)
+    jax.lax.cond(
+        (every > 0) & (t % jnp.maximum(every, 1) == 0),
+        lambda: jax.debug.print("sophia: step {}, {:.3f} of the coordinates not clipped", t, share),
+        lambda: None,
+    )

@@ -1,0 +1,1 @@
+"""Optimizers with a line search or with curvature."""

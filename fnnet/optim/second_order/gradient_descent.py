@@ -1,0 +1,92 @@
+"""Gradient descent with a line search: the learning rate is searched for anew at each step (Cauchy 1847)."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fnnet import check
+from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
+from fnnet.optim.hyperparameters import like
+from fnnet.optim.second_order.line_search import LineSearch, along, backtracking, dot, scaled
+
+
+class GradientDescentState(NamedTuple):
+    """What gradient descent with a line search remembers."""
+
+    alpha: jax.Array  # float[], the step that the next search tries first
+    evaluations: Evaluations  # all so far, the value and the gradient of each step included
+
+
+def gradient_descent(
+    line_search: LineSearch = backtracking,
+    first_step: chex.Numeric = 1.0,
+    grow: chex.Numeric = 2.0,
+    max_step: chex.Numeric = 1e6,
+) -> optax.GradientTransformationExtraArgs:
+    """Gradient descent with a line search.
+
+        d = -g
+        alpha = line_search(a -> f(theta + a d)), which tries min(grow alpha, max_step) first
+        theta <- theta + alpha d
+
+    Where the search finds no step the params stay, and the next one tries the same first step again.
+
+    Args:
+        line_search: `backtracking` (Armijo), `wolfe`, either with other arguments, `partial(wolfe, c2=0.1)`, or any
+            function `(phi, phi(0), phi'(0), first step) -> Search`.
+        first_step: what the first search tries first, in the units of a learning rate.
+        grow: how many times longer than the last step the next first try is, so that steps can grow again;
+            at least 1.
+        max_step: bound of the first try, for objectives with no minimum.
+
+    Update needs `value`, `grad` and `value_fn`, which must be of the same batch: the search compares values, and
+    those of another batch, or of another dropout mask, differ by noise.
+
+    Baseline: the rule in NumPy, and `optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(...))` or
+    `optax.scale_by_zoom_linesearch(...)`: the same params at each step in float64, to rounding.
+
+    Raises:
+        ValueError: first_step or max_step are negative, grow is less than 1; `update` is called without params,
+            value, grad or value_fn.
+
+    Source: Cauchy 1847, "Méthode générale pour la résolution des systèmes d'équations simultanées"; Nocedal & Wright
+    2006, "Numerical Optimization", chapter 3.
+
+    Example:
+        >>> f = lambda theta: jnp.sum(jnp.square(theta))
+        >>> optimizer, theta = fn.optim.gradient_descent(), jnp.array([1.0, -2.0])
+        >>> value, grad = jax.value_and_grad(f)(theta)
+        >>> state = optimizer.init(theta)
+        >>> updates, state = optimizer.update(grad, state, theta, value=value, grad=grad, value_fn=f)
+        >>> updates, int(state.evaluations.values)
+        (Array([-1.,  2.], dtype=float32), 3)
+    """
+    check.between("gradient_descent", "first_step", first_step, 0)
+    check.between("gradient_descent", "grow", grow, 1)
+    check.between("gradient_descent", "max_step", max_step, 0)
+
+    def init(params: optax.Params) -> GradientDescentState:
+        alpha = jnp.asarray(first_step).astype(jax.eval_shape(dot, params, params).dtype)
+        return GradientDescentState(alpha, no_evaluations())
+
+    def update(
+        grads: optax.Updates,
+        state: GradientDescentState,
+        params: optax.Params | None = None,
+        *,
+        value: Any = None,
+        grad: Any = None,
+        value_fn: Any = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, GradientDescentState]:
+        needs("gradient_descent", params=params, value=value, grad=grad, value_fn=value_fn)
+        d = jax.tree.map(jnp.negative, grads)
+        found = line_search(along(value_fn, params, d), value, dot(grad, d), state.alpha)
+        alpha = jnp.where(found.step > 0, jnp.minimum(grow * found.step, max_step), state.alpha)
+        evaluations = state.evaluations.plus(values=1, gradients=1).plus(*found.evaluations)
+        return scaled(found.step, d), GradientDescentState(like(alpha, state.alpha), evaluations)
+
+    return optax.GradientTransformationExtraArgs(init, update)

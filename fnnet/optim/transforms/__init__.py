@@ -1,0 +1,1 @@
+"""Parts of an optimizer: transformations of gradients, updates and params."""

@@ -1,0 +1,1 @@
+"""`fit`: training driven from outside the compiled program."""

@@ -1,0 +1,1 @@
+"""`sweep`: many runs, and what came of them."""

@@ -1,0 +1,217 @@
+"""Combinators around one layer: `repeat`, `cast`, `remat` and `freeze`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnnet import check
+from fnnet.children import Child, apply_child, output
+from fnnet.layer import Layer, Params, State, as_layer
+
+
+def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
+    """One layer several times over, each time with params of its own.
+
+        y = f(... f(f(x; theta_1); theta_2) ...; theta_n)
+
+    The params (and state) are those of the layer, stacked on a leading axis, and a `lax.scan` runs over them: one
+    block is compiled however many there are.
+
+    Shapes: y as x; params and state (times, ...).
+
+    Args:
+        layer: a layer, or a plain function of an array. Its output must have the shape and dtype of its input.
+        times: how often.
+        unroll: blocks in one iteration of the scan; more may run faster and compile longer.
+
+    Raises:
+        TypeError, ValueError: `times` or `unroll` is no positive int; the layer changes shape or dtype; params or
+            state are not of so many copies. Whatever the layer raises, with a note.
+
+    Example:
+        >>> net = fn.repeat(fn.residual(fn.dense(3), fn.tanh), 12)
+        >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> params["dense_0"]["w"].shape, net(params, jnp.ones((5, 3))).shape
+        ((12, 3, 3), (5, 3))
+    """
+    check.is_positive("repeat", "times", times)
+    check.is_positive("repeat", "unroll", unroll)
+    child = as_layer(layer)
+
+    def keys_of(key: chex.PRNGKey) -> jax.Array:
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(times))
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        with check.at(f"repeat[{child.name!r}]", x):
+            params, state = jax.vmap(lambda key: child.init(key, x))(keys_of(key))
+            p, s = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (params, state))
+            same_shape(x, output(child, p, s, x))
+        return params, state
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        for leaf in jax.tree.leaves((params, state)):
+            if jnp.shape(leaf)[:1] != (times,):
+                raise ValueError(
+                    f"repeat: params or state have {check.describe(leaf)}, wanted {times} copies on the first axis; "
+                    "pass those that this network's init returned"
+                )
+        x = jax.tree.map(jnp.asarray, x)
+
+        def block(x: Any, each: Any) -> tuple[Any, State]:
+            params, state, key = each
+            y, state = _inside("repeat", child, params, state, x, key, train)
+            same_shape(x, y)
+            return y, state
+
+        keys = None if key is None else keys_of(key)
+        return lax.scan(block, x, (params, state, keys), length=times, unroll=unroll)
+
+    def same_shape(x: Any, y: Any) -> None:
+        def avals(tree: Any) -> Any:
+            return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
+        if avals(x) != avals(y):
+            raise ValueError(
+                f"repeat: a block maps {check.describe(x)} to {check.describe(y)}, wanted one shape and dtype"
+            )
+
+    return Layer(init, apply, "repeat")
+
+
+def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
+    """A layer or network computed in another precision, its params kept in float32.
+
+        y = f(half(x); half(theta)),      y in the dtype of x
+
+    The gradient reaches theta in float32, where the optimizer adds up small updates. Statistics in state stay as they
+    are. In float16 small gradients vanish unless the loss is scaled; bfloat16 has the range of float32.
+
+    Args:
+        layer: a layer, or a plain function of an array.
+        dtype: of the computation: bfloat16, float16 or another floating-point dtype.
+
+    Raises:
+        TypeError: dtype is not floating point.
+
+    Source: Micikevicius et al. 2018, arXiv:1710.03740.
+
+    Example:
+        >>> net = fn.cast(fn.dense(2))
+        >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> params["w"].dtype, net(params, jnp.ones((5, 3))).dtype
+        (dtype('float32'), dtype('float32'))
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"cast: dtype={dtype!r}, wanted floating point, such as jnp.bfloat16")
+    child = as_layer(layer)
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        # Params as for float32 at least; state, where there is any, as for what the layer will see.
+        params, state = child.init(key, _shapes(x, lambda d: jnp.promote_types(d, jnp.float32)))
+        if state:
+            _, state = child.init(key, _shapes(x, lambda d: jnp.dtype(dtype)))
+        return params, state
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        floating = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
+        outer = jnp.result_type(*floating) if floating else jnp.result_type(float)
+        half = partial(_cast, dtype=dtype)
+        y, state = _inside("cast", child, half(params), state, half(x), key, train)
+        return _cast(y, outer), state
+
+    return Layer(init, apply, "cast")
+
+
+def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
+    """A layer whose inside is computed again on the way back, instead of being remembered: memory for time.
+
+        y = f(x; theta), and backprop keeps x and theta only
+
+    Args:
+        layer: a layer, or a plain function of an array.
+        policy: what may be kept all the same, one of `jax.checkpoint_policies`; nothing unless given.
+
+    Source: Chen et al. 2016, arXiv:1604.06174.
+
+    Example:
+        Backprop through 48 blocks that remembers one array a block:
+
+        >>> net = fn.repeat(fn.remat(fn.residual(fn.dense(3), fn.tanh)), 48)
+        >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> net(params, jnp.ones((5, 3))).shape
+        (5, 3)
+    """
+    child = as_layer(layer)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        @partial(jax.checkpoint, policy=policy)
+        def again(params: Params, state: State, x: Any, key: chex.PRNGKey | None) -> tuple[Any, State]:
+            return _inside("remat", child, params, state, x, key, train)
+
+        return again(params, state, x, key)
+
+    return Layer(child.init, apply, "remat")
+
+
+def freeze(layer: Child) -> Layer:
+    """A layer that does not learn: no gradient for its params, and it runs as in evaluation.
+
+        y = f(x; theta),      d y / d theta = 0
+
+    The gradient by x passes. Running averages stay and nothing is dropped, in training, too. An optimizer with weight
+    decay still shrinks its params: leave them out by `optax.masked`.
+
+    Args:
+        layer: a layer, or a plain function of an array.
+
+    Example:
+        >>> net = fn.serial(fn.freeze(fn.dense(3)), fn.dense(1))
+        >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 2)))
+        >>> slopes = jax.grad(lambda p: net(p, jnp.ones((5, 2))).sum())(params)
+        >>> bool((slopes["freeze_0"]["w"] == 0).all()), bool((slopes["dense_0"]["w"] == 0).all())
+        (True, False)
+    """
+    child = as_layer(layer)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        y, after = _inside("freeze", child, lax.stop_gradient(params), state, x, None, False)
+        # In training it stays; what an evaluation changes, such as a cache of keys and values, changes.
+        return y, state if train else after
+
+    return Layer(child.init, apply, "freeze")
+
+
+def _inside(
+    kind: str, child: Layer, params: Params, state: State, x: Any, key: chex.PRNGKey | None, train: bool
+) -> tuple[Any, State]:
+    with check.at(f"{kind}[{child.name!r}]", x):
+        return apply_child(child.name, child, params, state, x, key, train)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    def convert(a: Any) -> Any:
+        return a.astype(dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
+
+    return jax.tree.map(convert, tree)
+
+
+def _shapes(x: Any, dtype: Callable[[Any], Any]) -> Any:
+    def struct(a: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(
+            a.shape, dtype(a.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype
+        )
+
+    return jax.tree.map(struct, x)

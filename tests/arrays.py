@@ -51,11 +51,13 @@ def at(tree: Any, i: Any) -> Any:
 
 def shapes(tree: Any) -> Any:
     """The tree of `jax.ShapeDtypeStruct`s of arrays."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.result_type(a)), tree)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(np.shape(a), getattr(a, "dtype", None) or np.result_type(a)), tree
+    )
 
 
 def close(got: Any, wanted: Any, rtol: float = 1e-7, atol: float = 0.0) -> None:
-    """Asserts that two trees have one structure, the shapes of each other, and numbers that are close; NaN equals NaN."""
+    """Asserts that two trees have one structure, equal shapes and close numbers; NaN equals NaN."""
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
         assert np.shape(a) == np.shape(b), (jax.tree_util.keystr(path), np.shape(a), np.shape(b))
@@ -64,7 +66,7 @@ def close(got: Any, wanted: Any, rtol: float = 1e-7, atol: float = 0.0) -> None:
 
 
 def equal(got: Any, wanted: Any) -> None:
-    """Asserts that two trees have one structure, the dtypes and shapes of each other, and the same numbers."""
+    """Asserts that two trees have one structure, equal dtypes and shapes, and the same numbers."""
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
         place = jax.tree_util.keystr(path)

@@ -1,6 +1,7 @@
-# make run    sets up .venv if it is missing, then runs the main job: every optimizer beside its optax twin
-# make test   sets up .venv if it is missing, then runs the whole test suite
-# make lint   ruff and mypy, as CI runs them
+# make run       sets up .venv if it is missing, then runs the main job: every optimizer beside its optax twin
+# make test      sets up .venv if it is missing, then runs the tests that are not slow by nature
+# make test-all  the slow ones too, as CI runs them
+# make lint      ruff and mypy, as CI runs them
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,15 +10,16 @@ WORKERS ?= auto
 # Tests whose outcome depends on LLVM's optimizations, which the rest leaves out to save time (conftest.py).
 OPTIMIZED = tests/test_jaxlib.py tests/optim/test_optimizer_parity.py
 
-.PHONY: run test lint clean
+.PHONY: run test test-all lint clean
 
 run: $(READY)
 	$(VENV)/bin/python -m experiments.compare_optimizers $(ARGS)
 
-test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup $(if $(ARGS),$(ARGS),$(OPTIMIZED:%=--ignore=%))
+test: SELECTED = -m "not slow"
+test test-all: $(READY)
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup $(SELECTED) $(if $(ARGS),$(ARGS),$(OPTIMIZED:%=--ignore=%))
 ifeq ($(ARGS),)
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)/bin/python -m pytest -q -n $(WORKERS) $(OPTIMIZED)
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)/bin/python -m pytest -q -n $(WORKERS) $(SELECTED) $(OPTIMIZED)
 endif
 
 lint: $(READY)

@@ -20,7 +20,7 @@ from experiments.command_line import fail, new_folder, parse
 from experiments.comparison.results import environment
 from fnnet.atomic import write_atomically
 from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
-from fnnet.train.sweep.trials import order_of
+from fnnet.train.sweep.trials import rank_trials
 
 COMMAND = "sweep"
 
@@ -125,7 +125,7 @@ def joined(widths: tuple[int, ...], swept: list[fn.train.Sweep]) -> fn.train.Swe
     of_trial = np.repeat(widths, [len(s.order) for s in swept])
     scores, rungs = rows([s.scores for s in swept]), rows([s.rungs for s in swept])
     rank = np.empty(len(scores), int)
-    rank[order_of(scores, swept[0].maximize)] = np.arange(len(scores))
+    rank[rank_trials(scores, swept[0].maximize)] = np.arange(len(scores))
     return swept[0]._replace(
         hparams=hparams | {"width": of_trial},
         scores=scores,

@@ -5,7 +5,7 @@ from fnnet.train.checkpoint.checkpoint import CheckpointError
 from fnnet.train.checkpoint.safetensors import load_safetensors, save_safetensors
 from fnnet.train.devices.sharding import (
     fully_sharded,
-    gathered,
+    gather_params,
     shard_batch,
     shardings,
     start_sharded,
@@ -40,7 +40,7 @@ __all__ = [
     "find_nonfinite",
     "fit",
     "fully_sharded",
-    "gathered",
+    "gather_params",
     "learning_rate_range",
     "load_safetensors",
     "log_uniform",

@@ -23,7 +23,7 @@ def count_examples(name: str, part: Any) -> int:
     return leading.pop()[0]
 
 
-def order_at(key: chex.PRNGKey, step: chex.Numeric, n: int, batch_size: int) -> jax.Array:
+def epoch_order(key: chex.PRNGKey, step: chex.Numeric, n: int, batch_size: int) -> jax.Array:
     """The permutation, int32[n], of the epoch that a step belongs to: where a run goes on in the middle of one."""
     epoch = step // (n // batch_size)
     # The order of random numbers. `jax.random.permutation` sorts twice where two of them may be alike; here two
@@ -31,7 +31,7 @@ def order_at(key: chex.PRNGKey, step: chex.Numeric, n: int, batch_size: int) -> 
     return jnp.argsort(jax.random.bits(jax.random.fold_in(key, epoch), (n,))).astype(jnp.int32)
 
 
-def take(
+def next_batch(
     key: chex.PRNGKey, order: jax.Array, step: jax.Array, examples: Any, batch_size: int
 ) -> tuple[jax.Array, Any]:
     """The batch of a step.
@@ -54,7 +54,7 @@ def take(
     # The step has no key in it, so under vmap over keys the condition stays one: no epoch is sorted twice.
     order = jax.lax.cond(
         place == 0,
-        lambda order: order_at(key, step, n, batch_size),
+        lambda order: epoch_order(key, step, n, batch_size),
         lambda order: order,
         order,
     )

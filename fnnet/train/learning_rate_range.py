@@ -12,7 +12,7 @@ from fnnet import check
 from fnnet.layer import Layer, Params
 from fnnet.metrics import PerExample
 from fnnet.optim.transforms.average import exponential_average
-from fnnet.train.batches import count_examples, take
+from fnnet.train.batches import count_examples, next_batch
 from fnnet.train.step import TrainState, make_step, start
 
 Carry = tuple[TrainState, jax.Array]  # of the scan: the state, and the order of the epoch's examples
@@ -97,7 +97,7 @@ def learning_rate_range(
 
         def one_step(carry: Carry, rate: jax.Array) -> tuple[Carry, jax.Array]:
             now, order = carry
-            order, batch = take(order_key, order, now.step, given, batch_size)
+            order, batch = next_batch(order_key, order, now.step, given, batch_size)
             # An optimizer for each rate, all with one state: not every maker takes a schedule.
             step = make_step(net, loss, make_optimizer(learning_rate=rate, **others), penalty=penalty)
             now, seen = step(now, batch, jax.random.fold_in(step_key, now.step))

@@ -12,7 +12,7 @@ import optax
 from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample
-from fnnet.train.batches import count_examples, order_at, take
+from fnnet.train.batches import count_examples, epoch_order, next_batch
 from fnnet.train.evaluate import evaluate
 from fnnet.train.step import TrainState, check_metrics, make_step, start
 
@@ -135,7 +135,7 @@ def make_run(
 
         def one_step(carry: Carry, _: None) -> tuple[Carry, dict[str, jax.Array]]:
             now, order = carry
-            order, batch = take(order_key, order, now.step, train, batch_size)
+            order, batch = next_batch(order_key, order, now.step, train, batch_size)
             now, seen = step(now, batch, jax.random.fold_in(step_key, now.step))
             return (now, order), seen
 
@@ -155,7 +155,7 @@ def make_run(
             begin, order = first(), jnp.zeros(n, jnp.int32)
         else:
             begin = _go_on(after, jax.eval_shape(first))
-            order = order_at(order_key, begin.step, n, batch_size)
+            order = epoch_order(order_key, begin.step, n, batch_size)
 
         every = min(eval_every or steps, steps)
         whole, rest = divmod(steps, every)

@@ -131,7 +131,7 @@ def make_step(
         if gradient_norm:
             seen["gradient_norm"] = optax.tree.norm(grads)
 
-        def take() -> tuple[Params, optax.OptState]:
+        def apply_update() -> tuple[Params, optax.OptState]:
             updates, opt_state = optimizer.update(
                 grads,
                 now.opt_state,
@@ -145,12 +145,12 @@ def make_step(
             return optax.apply_updates(now.params, updates), opt_state
 
         if skip_if is None:
-            params, opt_state = take()
+            params, opt_state = apply_update()
         else:
             good = ~skip_if(seen)
             # A condition, as a selection would read and write everything twice. In this order, as the other way round
             # XLA's CPU backend copies params and optimizer at each step.
-            params, opt_state = jax.lax.cond(good, take, lambda: (now.params, now.opt_state))
+            params, opt_state = jax.lax.cond(good, apply_update, lambda: (now.params, now.opt_state))
             state = jax.tree.map(lambda new, old: jnp.where(good, new, old), state, now.state)
         return TrainState(params, state, opt_state, now.step + 1), seen
 

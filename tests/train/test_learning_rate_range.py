@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fnnet as fn
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 
 MSE = fn.losses.mean_squared_error
 close = np.testing.assert_allclose
@@ -38,7 +38,9 @@ def test_each_step_by_hand() -> None:
     order_key, w, b, losses = jax.random.split(key, 3)[1], np.ones((3, 1)), 0.0, []
     steps = jnp.arange(9, dtype=jnp.int32)
     draw = jax.jit(
-        lambda: jax.lax.scan(lambda o, t: take(order_key, o, t, data, 4), jnp.zeros(12, jnp.int32), steps)[1]
+        lambda: jax.lax.scan(
+            lambda o, t: next_batch(order_key, o, t, data, 4), jnp.zeros(12, jnp.int32), steps
+        )[1]
     )
     batches = {name: np.asarray(array) for name, array in draw().items()}
     for t, rate in enumerate(rates):

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import fnnet as fn
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 
 N = 11  # examples to train on
 MSE = fn.losses.mean_squared_error
@@ -148,7 +148,7 @@ def test_a_loop_over_make_step() -> None:
     @jax.jit
     def one(now: Any, order: jax.Array, i: jax.Array) -> Any:
         train = jax.tree.map(jnp.asarray, data["train"])
-        order, batch = take(order_key, order, i, train, 4)
+        order, batch = next_batch(order_key, order, i, train, 4)
         return *step(now, batch, jax.random.fold_in(step_key, i)), order
 
     history = []

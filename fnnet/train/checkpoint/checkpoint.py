@@ -33,7 +33,7 @@ from fnnet.train.checkpoint.files import (
     seal,
     verified,
 )
-from fnnet.train.devices.processes import together
+from fnnet.train.devices.processes import raise_together
 
 
 def save(
@@ -102,7 +102,7 @@ def save(
             )
         saving = folder / f".saving-{step:012d}-{_of_first_process(os.getpid())}"
         is_first = jax.process_index() == 0
-        with together("save", CheckpointError):
+        with raise_together("save", CheckpointError):
             if is_first:
                 if not folder.is_dir():
                     folder.mkdir()
@@ -111,9 +111,9 @@ def save(
                 has_room(folder, sum(leaf.nbytes for leaf in leaves.values()))
                 saving.mkdir()
         try:
-            with together("save", CheckpointError):
+            with raise_together("save", CheckpointError):
                 write(checkpointer, saving / "arrays", leaves)
-            with together("save", CheckpointError):
+            with raise_together("save", CheckpointError):
                 if is_first:
                     seal(saving, record)
                     saving.rename(path)
@@ -180,7 +180,7 @@ def restore(
     wanted = None if callable(like) else leaves_of("restore", like)
     checkpointer = orbax("restore")
     folder = Path(folder).expanduser().absolute()
-    with together("restore", CheckpointError):
+    with raise_together("restore", CheckpointError):
         found = checkpoints(folder)
         if not found:
             raise CheckpointError(f"restore: no checkpoint in {folder}: {contents(folder)}")

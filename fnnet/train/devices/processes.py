@@ -21,7 +21,7 @@ def all_gather(numbers: Sequence[float]) -> np.ndarray:
 
 
 @contextmanager
-def together(function: str, kind: type[Exception] = RuntimeError) -> Iterator[None]:
+def raise_together(function: str, kind: type[Exception] = RuntimeError) -> Iterator[None]:
     """All processes leave the block together, by an exception if one has failed: none waits for ever.
 
     In the others it is one of this kind.
@@ -40,7 +40,7 @@ def together(function: str, kind: type[Exception] = RuntimeError) -> Iterator[No
         raise error
 
 
-def check_alike(settings: Mapping[str, Any]) -> None:
+def check_same_on_all_processes(settings: Mapping[str, Any]) -> None:
     """Raises in all processes where what they were given differs: they would train apart, or wait for ever."""
     numbers = [zlib.crc32(repr(value).encode()) % 2**24 for value in settings.values()]  # which float32 holds
     of_all = all_gather(numbers)
@@ -52,7 +52,7 @@ def check_alike(settings: Mapping[str, Any]) -> None:
         )
 
 
-def in_this_process(tree: Any, mesh: Mesh | None) -> Any:
+def local_copy(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays whole, and this process's own: an operation on those of all would wait for the others."""
     if mesh is None:
         return tree

@@ -30,7 +30,7 @@ Spec = PartitionSpec | Callable[[tuple[int, ...], Mesh], PartitionSpec]
 Rules = Sequence[tuple[str, Spec]]
 
 
-def auto(mesh: Mesh) -> Mesh:
+def with_auto_axes(mesh: Mesh) -> Mesh:
     """The mesh with axes for XLA's partitioner; those of `jax.make_mesh` are explicit by default."""
     if not isinstance(mesh, Mesh):
         raise TypeError(f'mesh={mesh!r}, wanted a Mesh: jax.make_mesh((jax.device_count(),), ("data",))')
@@ -86,7 +86,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = (), *, params: Any = None) -
 
     Source: Xu et al. 2021, arXiv:2105.04663 (GSPMD).
     """
-    mesh = auto(mesh)
+    mesh = with_auto_axes(mesh)
     if params is None:
         params = tree.params if isinstance(tree, TrainState) else tree
     rules = _pairs(rules)
@@ -129,7 +129,7 @@ def fully_sharded(axis: str = "data", *, at_least: int = 1024, rules: Rules = ()
     Each param is split along the largest of its axes that the number of devices divides, the last of several
     that are equally large. One of few elements, or without such an axis, is replicated. That is 1/n of the
     memory. Whether a device then gathers a layer's params or moves activations is left to XLA, which does not
-    always choose well; `gathered` says it.
+    always choose well; `gather_params` says it.
 
     Args:
         axis: of the mesh.
@@ -169,14 +169,14 @@ def fully_sharded(axis: str = "data", *, at_least: int = 1024, rules: Rules = ()
     return [(pattern, further(spec)) for pattern, spec in _pairs(rules)] + [("", further(PartitionSpec()))]
 
 
-def gathered(layer: Layer | Callable[[Any], Any], mesh: Mesh, rules: Rules = ()) -> Layer:
+def gather_params(layer: Layer | Callable[[Any], Any], mesh: Mesh, rules: Rules = ()) -> Layer:
     """A layer whose params are put together just before it uses them, and again on the way back.
 
         y = f(x; gather(theta))
 
     Around the blocks of a fully sharded network it says what XLA's partitioner must otherwise guess: that
     batches stay split and params move. The gathered copy is not remembered for backprop. Inside `repeat`, so
-    that there is one block's at a time: `repeat(gathered(block, mesh), 12)`. Names of params stay. Params and
+    that there is one block's at a time: `repeat(gather_params(block, mesh), 12)`. Names of params stay. Params and
     input must lie on the mesh.
 
     Measured for one step of 3 decoder blocks of 64 features and 32 x 64 tokens on 8 host devices, jax 0.10.1:
@@ -194,7 +194,7 @@ def gathered(layer: Layer | Callable[[Any], Any], mesh: Mesh, rules: Rules = ())
 
     Example:
         >>> mesh = jax.make_mesh((1,), ("data",))
-        >>> net = fn.repeat(fn.train.gathered(fn.residual(fn.dense(3), fn.tanh), mesh), 12)
+        >>> net = fn.repeat(fn.train.gather_params(fn.residual(fn.dense(3), fn.tanh), mesh), 12)
         >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
         >>> where = fn.train.shardings(params, mesh, fn.train.fully_sharded(at_least=9))
         >>> params = jax.device_put(params, where)
@@ -204,7 +204,7 @@ def gathered(layer: Layer | Callable[[Any], Any], mesh: Mesh, rules: Rules = ())
     Source: Rajbhandari et al. 2020, arXiv:1910.02054, section 5.3.
     """
     child = as_layer(layer)
-    mesh = auto(mesh)
+    mesh = with_auto_axes(mesh)
     _pairs(rules)
 
     def apply(
@@ -217,7 +217,7 @@ def gathered(layer: Layer | Callable[[Any], Any], mesh: Mesh, rules: Rules = ())
             params = jax.tree.map(jax.lax.with_sharding_constraint, params, where)
             return apply_child(child.name, child, params, state, x, key, train)
 
-        with check.at(f"gathered[{child.name!r}]", x):
+        with check.at(f"gather_params[{child.name!r}]", x):
             return inside(params, state, x, key)
 
     return Layer(child.init, apply, child.name)
@@ -293,7 +293,7 @@ def shard_batch(batch: Any, mesh: Mesh, axis: str = "data") -> Any:
         >>> tuple(batch["x"].sharding.spec)
         ('data',)
     """
-    mesh = auto(mesh)
+    mesh = with_auto_axes(mesh)
     size = _size("shard_batch", mesh, axis)
     sharding = NamedSharding(mesh, PartitionSpec(axis))
     # How many parts of the batch this process has: all of them where there is one process.

@@ -14,7 +14,7 @@ from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample, mean
 from fnnet.train.batches import count_examples
 from fnnet.train.compiler import options
-from fnnet.train.devices.processes import all_gather, together
+from fnnet.train.devices.processes import all_gather, raise_together
 from fnnet.train.devices.sharding import shard_batch
 from fnnet.train.evaluate import evaluate
 from fnnet.train.fit.source import on_each_device
@@ -56,7 +56,7 @@ def make_evaluation(
         totals, batches = {name: m.init() for name, m in metrics.items()}, 0
         it = itertools.islice(iter(valid), getattr(valid, "batches_per_epoch", None))
         while True:
-            with together("fit"):
+            with raise_together("fit"):
                 if (batch := next(it, None)) is not None:
                     count_examples("fit: a batch of valid", batch)
             ended = all_gather([batch is None])

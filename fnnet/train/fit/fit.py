@@ -29,8 +29,8 @@ from fnnet.metrics import Metric, PerExample
 from fnnet.optim.wrappers.accumulate import accumulate as accumulate_gradients
 from fnnet.train import checkpoint
 from fnnet.train.compiler import options
-from fnnet.train.devices.processes import all_gather, check_alike, in_this_process, together
-from fnnet.train.devices.sharding import Rules, auto, shardings
+from fnnet.train.devices.processes import all_gather, check_same_on_all_processes, local_copy, raise_together
+from fnnet.train.devices.sharding import Rules, shardings, with_auto_axes
 from fnnet.train.fit.diagnose import TrainingWarning, explodes, find_nonfinite, never_moves, not_finite_in
 from fnnet.train.fit.evaluation import make_evaluation
 from fnnet.train.fit.journal import Best, Host, go_on, has_checkpoint, judge, to_save
@@ -238,7 +238,7 @@ def fit(
             "fit: valid has no batches left after one evaluation, since it is an iterator; wanted what begins anew "
             "at each, such as a list or fn.data.stream(..., shuffle=False, epochs=1)"
         )
-    mesh = None if mesh is None else auto(mesh)
+    mesh = None if mesh is None else with_auto_axes(mesh)
     _check_mesh(mesh, rules)
     if isinstance(train, Mapping):
         source = in_memory(train, batch_size or 32, mesh)
@@ -318,7 +318,7 @@ def fit(
         ],
         "monitor": [monitor, maximize] if keeps_best else None,
     }
-    check_alike(
+    check_same_on_all_processes(
         settings
         | {"steps": total, "eval_every": eval_every, "eval_batch_size": eval_batch_size}
         | {"patience": patience, "checkpoint_every": checkpoint_every, "largest_norm": largest_norm}
@@ -368,7 +368,7 @@ def fit(
         batch = jax.tree.map(jnp.asarray, dict(batch))
         if augment is not None:
             batch = augment(jax.random.fold_in(keys.augment, at), batch)
-        params, state = in_this_process((loop.now.params, loop.now.state), mesh)
+        params, state = local_copy((loop.now.params, loop.now.state), mesh)
         return find_nonfinite(net, train_loss, params, state, batch, jax.random.fold_in(keys.step, at))
 
     def diverged(what: str) -> DivergedError:
@@ -432,7 +432,7 @@ def fit(
         checkpoint.save(folder / CHECKPOINTS, at, *to_save(loop, host, settings, source.position()))
         saving = time.perf_counter() - began
 
-    with together("fit"):
+    with raise_together("fit"):
         if folder is not None and first:
             _make(folder)
             write_lines(folder / "history.jsonl", host.rows)  # what came after the checkpoint comes again
@@ -458,7 +458,7 @@ def fit(
             if at % eval_every == 0 or at == total:
                 row = evaluate_now()
                 row_at, row_seconds = at, host.seconds
-                with together("fit"):
+                with raise_together("fit"):
                     if folder is not None and first:
                         append_line(folder / "history.jsonl", row)
                     _warn(host.rows)

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 from fnnet.train.step import Batch, TrainState
 
 Step = Callable[[TrainState, Batch, chex.PRNGKey], tuple[TrainState, dict[str, jax.Array]]]
@@ -79,7 +79,7 @@ def make_advance(
 
     def advance(loop: Loop, examples: Any, keys: Keys, steps: jax.Array) -> tuple[Loop, dict[str, jax.Array]]:
         def one_step(loop: Loop) -> tuple[Loop, dict[str, jax.Array]]:
-            order, batch = take(keys.order, loop.order, loop.now.step, examples, batch_size)
+            order, batch = next_batch(keys.order, loop.order, loop.now.step, examples, batch_size)
             return guarded(loop._replace(order=order), place(batch), keys)
 
         def more(carry: tuple[jax.Array, Loop, Any]) -> jax.Array:

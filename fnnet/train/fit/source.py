@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnnet import check
-from fnnet.train.batches import count_examples, order_at
+from fnnet.train.batches import count_examples, epoch_order
 from fnnet.train.checkpoint.files import CheckpointError
 from fnnet.train.compiler import options
 from fnnet.train.devices.sharding import shard_batch
@@ -74,7 +74,7 @@ def in_memory(train: Mapping[str, Any], batch_size: int, mesh: Mesh | None) -> S
 
     def batch_at(keys: Keys, step: int) -> Batch:
         begin = step % (n // batch_size) * batch_size
-        chosen = order_at(keys.order, step, n, batch_size)[begin : begin + batch_size]
+        chosen = epoch_order(keys.order, step, n, batch_size)[begin : begin + batch_size]
         # Of this process's own copy: an operation on all processes' would wait for them.
         return jax.tree.map(lambda a: np.asarray(a.addressable_data(0)[chosen]), examples)
 

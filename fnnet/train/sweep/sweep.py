@@ -23,7 +23,7 @@ from fnnet.train.run import Run
 from fnnet.train.sweep import folder as sweep_folder
 from fnnet.train.sweep import program as sweep_program
 from fnnet.train.sweep.program import Plan, Summary
-from fnnet.train.sweep.trials import Distribution, Space, order_of, survivors, trials_of
+from fnnet.train.sweep.trials import Distribution, Space, choose_survivors, make_trials, rank_trials
 
 MAPPINGS = ("auto", "vmap", "map", "fastest")
 
@@ -191,7 +191,7 @@ def sweep(
         >>> swept.scores.shape, swept.best.hparams
         ((4, 2), {'learning_rate': 0.1})
     """
-    hparams, numbers = trials_of(space, trials, search_seed), _seeds(seeds)
+    hparams, numbers = make_trials(space, trials, search_seed), _seeds(seeds)
     n = len(next(iter(hparams.values())))
     maximize = more_is_better(score) if maximize is None else maximize
     if maximize is None:
@@ -241,7 +241,7 @@ def sweep(
     with progress_bar(progress, sum(work), 0) as show:
         for rung in range(rungs):
             if results is not None:
-                alive = alive[survivors(_scores(results, score)[alive], maximize, eta)]
+                alive = alive[choose_survivors(_scores(results, score)[alive], maximize, eta)]
             goes_on, size = rung + 1 < rungs, min(plan.chunk, len(alive))
             before, ends = ends, ends if keep == "all" else {}
             programs = {"map" if plan.mapping == "map" else "vmap": plan.program} if rung == 0 else {}
@@ -329,7 +329,7 @@ def _kept(
 ) -> Done:
     """The summary of a chunk and the ends of its trials, of the best one alone unless everything is kept."""
     scores = _scores(summary, score)
-    kept = np.arange(len(scores)) if everything else order_of(scores, maximize)[:1]
+    kept = np.arange(len(scores)) if everything else rank_trials(scores, maximize)[:1]
     return Done(summary, kept, jax.tree.map(lambda a: a[kept], ends), np.asarray(seconds))
 
 
@@ -340,7 +340,7 @@ def _scores(results: Summary, score: str) -> np.ndarray:
 def _order(scores: np.ndarray, reached: np.ndarray, maximize: bool) -> np.ndarray:
     """From the best to the worst; who has gone on is before who has not."""
     rank = np.empty(len(scores), int)
-    rank[order_of(scores, maximize)] = np.arange(len(scores))
+    rank[rank_trials(scores, maximize)] = np.arange(len(scores))
     return np.lexsort((rank, -reached))
 
 

@@ -73,7 +73,7 @@ def _between(kind: str, low: float, high: float) -> Distribution:
     return Distribution(kind, (float(low), float(high)))
 
 
-def trials_of(space: Space, trials: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+def make_trials(space: Space, trials: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
     """The hyperparameters of every trial: by name an array whose first axis is that of the trials.
 
     Args:
@@ -87,9 +87,9 @@ def trials_of(space: Space, trials: int | None = None, seed: int = 0) -> dict[st
             has a distribution; trials is no positive int.
 
     Example:
-        >>> fn.train.sweep.trials.trials_of({"learning_rate": [0.1, 0.2], "b1": [0.8, 0.9]})
+        >>> fn.train.sweep.trials.make_trials({"learning_rate": [0.1, 0.2], "b1": [0.8, 0.9]})
         {'learning_rate': array([0.1, 0.1, 0.2, 0.2]), 'b1': array([0.8, 0.9, 0.8, 0.9])}
-        >>> fn.train.sweep.trials.trials_of({"learning_rate": fn.train.log_uniform(1e-4, 1e-1)}, trials=2)
+        >>> fn.train.sweep.trials.make_trials({"learning_rate": fn.train.log_uniform(1e-4, 1e-1)}, trials=2)
         {'learning_rate': array([..., ...])}
     """
     if not isinstance(space, Mapping) or not space:
@@ -144,7 +144,7 @@ def _draw(given: Any, values: np.ndarray, n: int, generator: np.random.Generator
     return values[(share * len(values)).astype(int)]
 
 
-def order_of(scores: np.ndarray, maximize: bool) -> np.ndarray:
+def rank_trials(scores: np.ndarray, maximize: bool) -> np.ndarray:
     """Trials from the best to the worst, by the mean over their seeds; what is not finite is last.
 
     Args:
@@ -160,10 +160,10 @@ def order_of(scores: np.ndarray, maximize: bool) -> np.ndarray:
     return np.lexsort((-mean if maximize else mean, bad.sum(axis=1)))
 
 
-def survivors(scores: np.ndarray, maximize: bool, eta: int) -> np.ndarray:
+def choose_survivors(scores: np.ndarray, maximize: bool, eta: int) -> np.ndarray:
     """The best 1 / eta of the trials, one at least, in their order: who goes on after a rung of successive halving.
 
     Source: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization".
     """
-    best = order_of(scores, maximize)[: max(len(scores) // eta, 1)]
+    best = rank_trials(scores, maximize)[: max(len(scores) // eta, 1)]
     return np.sort(best)

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import fnnet as fn
-from fnnet.train.devices.sharding import auto
+from fnnet.train.devices.sharding import with_auto_axes
 from tests.train.eight_devices import failures, passes_on_eight_devices
 
 STEPS = 20
@@ -61,7 +61,7 @@ class Trained:
             self.start = fn.train.start_sharded(net, optimizer, key, batch["x"], mesh, rules)
             batch = fn.train.shard_batch(batch, mesh)
             where = jax.tree.map(lambda a: a.sharding, self.start)
-            options = {"out_shardings": (where, NamedSharding(auto(mesh), P()))}
+            options = {"out_shardings": (where, NamedSharding(with_auto_axes(mesh), P()))}
         step = jax.jit(fn.train.make_step(net, LOSS, optimizer), **options)
         self.compiled = step.lower(self.start, batch, key).compile()
         now, self.losses = self.start, []
@@ -126,7 +126,7 @@ def a_convolutional_network() -> None:
 
     pair = [("dense_0/w", P(None, "model")), ("dense_0/b", P("model")), ("dense_1/w", P("model", None))]
     rules = fn.train.fully_sharded(at_least=256, rules=pair)
-    combined = Trained(fn.train.gathered(net, both, pair), batch, both, rules)
+    combined = Trained(fn.train.gather_params(net, both, pair), batch, both, rules)
     same(one, combined)
     assert part(combined.end.params["dense_0"]["w"]) == (16, 16)
     assert part(combined.end.params["dense_0"]["b"]) == (16,)
@@ -145,7 +145,7 @@ def a_transformer() -> None:
     one = Trained(gpt(), batch)
     size = one.compiled.memory_analysis()
 
-    net = gpt(partial(fn.train.gathered, mesh=data))
+    net = gpt(partial(fn.train.gather_params, mesh=data))
     sharded = Trained(net, batch, data, fn.train.fully_sharded(at_least=32))
     same(one, sharded)
     block = sharded.end.params["repeat_0"]
@@ -283,7 +283,7 @@ def wrong_rules() -> None:
         r"fully_sharded: axis='batch' and a mesh \{'data': 2, 'model': 4\}",
         lambda: fn.train.shardings(params, mesh, fn.train.fully_sharded("batch")),
     )
-    net = fn.train.gathered(fn.dense(8), mesh, [("nothing", P())])
+    net = fn.train.gather_params(fn.dense(8), mesh, [("nothing", P())])
     raises(
         ValueError,
         "rule 'nothing' matches no param",
@@ -299,7 +299,7 @@ def under_explicit_axes() -> None:
             "inside jax.set_mesh of a mesh with explicit axes",
             lambda: fn.train.shard_batch(np.ones(8), mesh),
         )
-    with jax.set_mesh(auto(mesh)):
+    with jax.set_mesh(with_auto_axes(mesh)):
         assert part(fn.train.shard_batch(np.ones(8), mesh)) == (1,)
 
 
@@ -352,7 +352,7 @@ def test_no_mesh(mesh: Any) -> None:
     for call in (
         lambda: fn.train.shard_batch(jnp.ones(8), 8),
         lambda: fn.train.shardings({}, None),
-        lambda: fn.train.gathered(fn.tanh, "data"),
+        lambda: fn.train.gather_params(fn.tanh, "data"),
     ):
         with pytest.raises(TypeError, match=r"mesh=.*, wanted a Mesh: jax.make_mesh"):
             call()
@@ -381,7 +381,7 @@ def test_no_params_and_no_rules(mesh: Any) -> None:
 def test_gathered_is_the_layer(mesh: Any) -> None:
     """Value, state, names, forward mode and second derivatives; summary sees it."""
     layer = fn.serial(fn.batch_norm(), fn.dense(2), fn.tanh)
-    around, x = fn.train.gathered(layer, mesh), jnp.cos(jnp.arange(12.0)).reshape(4, 3)
+    around, x = fn.train.gather_params(layer, mesh), jnp.cos(jnp.arange(12.0)).reshape(4, 3)
     assert around.name == layer.name
     params, state = layer.init(jax.random.key(0), x)
     jax.tree.map(np.testing.assert_array_equal, (params, state), around.init(jax.random.key(0), x))
@@ -400,7 +400,7 @@ def test_gathered_is_the_layer(mesh: Any) -> None:
     assert "dense_0" in str(fn.summary(fn.serial(around), x))
     with pytest.raises(ValueError, match="batch_norm: input is") as caught:
         around.apply(params, state, x[:, :2])
-    assert any("gathered['serial']" in note for note in caught.value.__notes__)
+    assert any("gather_params['serial']" in note for note in caught.value.__notes__)
 
 
 if __name__ == "__main__":

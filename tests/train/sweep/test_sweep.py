@@ -259,11 +259,11 @@ class TestHalving:
     def test_who_goes_on(self) -> None:
         nan = np.nan
         scores = np.array([[3.0, 1.0], [nan, 0.0], [1.0, 1.0], [0.0, 9.0], [nan, nan], [2.0, 2.0]])
-        assert trials.order_of(scores, False).tolist() == [2, 0, 5, 3, 1, 4]
-        assert trials.order_of(scores, True).tolist() == [3, 0, 5, 2, 1, 4]
-        assert trials.survivors(scores, False, 2).tolist() == [0, 2, 5]
-        assert trials.survivors(scores, False, 7).tolist() == [2]
-        assert trials.order_of(np.array([[np.inf], [1e30]]), True).tolist() == [1, 0]
+        assert trials.rank_trials(scores, False).tolist() == [2, 0, 5, 3, 1, 4]
+        assert trials.rank_trials(scores, True).tolist() == [3, 0, 5, 2, 1, 4]
+        assert trials.choose_survivors(scores, False, 2).tolist() == [0, 2, 5]
+        assert trials.choose_survivors(scores, False, 7).tolist() == [2]
+        assert trials.rank_trials(np.array([[np.inf], [1e30]]), True).tolist() == [1, 0]
 
 
 class TestFolder:
@@ -378,7 +378,7 @@ class TestSearch:
             "b": fn.train.uniform(-2, 3),
             "c": fn.train.choice([1, 2, 4]),
         }
-        got = trials.trials_of(space | {"d": [0.5, 0.25]}, 4000, seed=1)
+        got = trials.make_trials(space | {"d": [0.5, 0.25]}, 4000, seed=1)
         assert got["c"].dtype.kind == "i"
         for values, low, high in ((np.log10(got["a"]), -4, -1), (got["b"], -2, 3)):
             assert ((low <= values) & (values < high)).all()
@@ -387,14 +387,14 @@ class TestSearch:
         for name, values in (("c", (1, 2, 4)), ("d", (0.5, 0.25))):
             close([(got[name] == v).mean() for v in values], 1 / len(values), atol=0.032)
         assert abs(np.corrcoef(np.log(got["a"]), got["b"])[0, 1]) < 0.064
-        fewer, other = trials.trials_of(space, 10, seed=1), trials.trials_of(space, 10, seed=2)
+        fewer, other = trials.make_trials(space, 10, seed=1), trials.make_trials(space, 10, seed=2)
         for name in space:
             np.testing.assert_array_equal(fewer[name], got[name][:10])
         assert (fewer["a"] != other["a"]).all()
 
     def test_arrays_are_values(self) -> None:
         rates = np.arange(6.0).reshape(2, 3)
-        got = trials.trials_of({"rates": list(rates), "b1": [0.1, 0.2]})
+        got = trials.make_trials({"rates": list(rates), "b1": [0.1, 0.2]})
         np.testing.assert_array_equal(got["rates"], rates[[0, 0, 1, 1]])
 
     @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ class TestSearch:
     )
     def test_what_is_no_space(self, space: Any, message: str) -> None:
         with pytest.raises((TypeError, ValueError), match=f"sweep: .*{message}"):
-            trials.trials_of(space)
+            trials.make_trials(space)
 
     def test_what_is_no_distribution(self) -> None:
         for make in (fn.train.uniform, fn.train.log_uniform):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fnnet.atomic import write_atomically
-from fnnet.train.sweep.sweep import Sweep
+from fnnet.train.sweep.results import Sweep
 
 DPI, WIDTH = 100, 12.0  # 1,200 pixels
 FONT = 20  # points: read on a phone, where the picture is a third as wide

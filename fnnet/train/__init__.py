@@ -17,6 +17,7 @@ from fnnet.train.fit.fit import DivergedError, Evaluation, Fitted, fit
 from fnnet.train.fit.journal import Best
 from fnnet.train.fit.tensorboard import tensorboard
 from fnnet.train.learning_rate_range import LearningRateRange, learning_rate_range
+from fnnet.train.plot import plot
 from fnnet.train.run import Run, TrainingRun, make_run, raise_if_diverged
 from fnnet.train.step import TrainingStep, TrainState, make_step, start
 from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
@@ -51,6 +52,7 @@ __all__ = [
     "make_run",
     "make_step",
     "parallel_coordinates",
+    "plot",
     "raise_if_diverged",
     "save_safetensors",
     "sensitivity",

@@ -146,7 +146,7 @@ def test_damage_is_no_reason_to_begin_anew(whole: Fitted, tmp_path: Path) -> Non
     shutil.copytree(last, tmp_path / "kept")
     about = (last / "about.json").read_text()
     for harm, message in (
-        (lambda: os.truncate(last / "about.json", 100), "about.json is no JSON"),
+        (lambda: os.truncate(last / "about.json", 100), "about.json is not JSON"),
         (
             lambda: (last / "about.json").write_text(about.replace('"format": 1', '"format": 9')),
             "is of format 9",
@@ -362,14 +362,14 @@ def augment(key, batch):  # for its shapes, and then in the first call
         press()
     return batch
 
-seal = fn.train.checkpoint.seal
+write_record = fn.train.checkpoint.checkpoint.write_record
 def sealed(saving, record):
     if where == "saving" and record["step"] == 4:
         press()
     if where == "twice" and record["step"] == 4:
         press(), press()
-    seal(saving, record)
-fn.train.checkpoint.seal = sealed
+    write_record(saving, record)
+fn.train.checkpoint.checkpoint.write_record = sealed
 
 class Valid(list):
     def __iter__(self):

@@ -1,4 +1,4 @@
-"""Sweeps: against gradient descent in NumPy and single runs; in chunks, over devices, stopped and gone on with."""
+"""Sweeps: against gradient descent in NumPy and single runs; in chunks, over devices, stopped and resumed."""
 
 import csv
 import os
@@ -583,6 +583,7 @@ assert got.rungs.tolist() == halved.rungs.tolist()
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does() -> None:
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     root = Path(__file__).parents[3]

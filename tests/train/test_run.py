@@ -356,7 +356,7 @@ class TestTransformations:
         close(slope, -24 * (1 - 2 * rates) ** 11, rtol=1e-10)
 
 
-class TestGoingOn:
+class TestContinuing:
     """In the middle of an epoch, which has two steps of four examples, with a state, draws and Adam."""
 
     def runs(self, **arguments: Any) -> tuple[Any, Any]:
@@ -408,7 +408,7 @@ class TestGoingOn:
         average = fn.optim.averaged_params(got.opt_state, got.params)["w"]
         close(average, 0.25 + 0.25 * one.params["w"] + 0.5 * got.params["w"], rtol=1e-6)
 
-    def test_what_it_cannot_go_on_from(self) -> None:
+    def test_what_it_cannot_continue(self) -> None:
         run, data = run_of(), {"train": regression()}
         with pytest.raises(TypeError, match=r"run: after is {}, wanted the Run"):
             run(key(), data, RATE, {})

@@ -114,7 +114,7 @@ def test_float64(tmp_path):
             {"a": jnp.ones(2)},
             {"epoch": 3},
             TypeError,
-            "metadata={'epoch': 3}, wanted strings by name; json.dumps",
+            "metadata={'epoch': 3}, wanted strings by name; convert others with json.dumps",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from fnnet import check
@@ -17,7 +18,7 @@ class Distribution(NamedTuple):
     values: tuple[Any, ...]  # low and high, or the values to choose from
 
 
-Space = Mapping[str, Distribution | Sequence[Any] | np.ndarray]
+Space = Mapping[str, Distribution | Sequence[Any] | np.ndarray | jax.Array]
 
 
 def uniform(low: float, high: float) -> Distribution:

@@ -547,9 +547,7 @@ class TestPictures:
 
     def test_without_matplotlib(self, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(
-            ImportError, match=r"pictures need matplotlib, .* pip install 'fnnet\[experiments\]'"
-        ):
+        with pytest.raises(ImportError, match=r"pictures need matplotlib, .* pip install matplotlib"):
             plots.sensitivity(whole, tmp_path / "picture.png")
 
 

@@ -202,7 +202,7 @@ def draw_panel(
     if as_error or (not is_accuracy and spans_decades(shown)):
         axes.set_yscale("log")
     if is_accuracy:
-        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
         if as_error:
             axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_minor_formatter(ticker.NullFormatter())
@@ -224,7 +224,15 @@ def quartiles(values: np.ndarray, maximize: bool) -> np.ndarray:
     """The quartiles over the runs, the first axis: float[3, points]. A run that diverged counts as the worst."""
     worst = -np.inf if maximize else np.inf
     with np.errstate(invalid="ignore"):
-        found = np.quantile(np.where(np.isfinite(values), values, worst), [0.25, 0.5, 0.75], axis=0)
+        lower, found, higher = (
+            np.quantile(
+                np.where(np.isfinite(values), values, worst), [0.25, 0.5, 0.75], axis=0, method=method
+            )
+            for method in ("lower", "linear", "higher")
+        )
+    found = np.where(
+        lower == higher, lower, found
+    )  # interpolation between equal infinities, or with weight 0, is NaN
     return np.where(np.isfinite(found), found, np.nan)
 
 

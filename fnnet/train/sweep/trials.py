@@ -88,9 +88,10 @@ def make_trials(space: Space, trials: int | None = None, seed: int = 0) -> dict[
             grid has a distribution; trials is not a positive int.
 
     Example:
-        >>> fn.train.sweep.trials.make_trials({"learning_rate": [0.1, 0.2], "b1": [0.8, 0.9]})
+        >>> from fnnet.train.sweep.trials import make_trials
+        >>> make_trials({"learning_rate": [0.1, 0.2], "b1": [0.8, 0.9]})
         {'learning_rate': array([0.1, 0.1, 0.2, 0.2]), 'b1': array([0.8, 0.9, 0.8, 0.9])}
-        >>> fn.train.sweep.trials.make_trials({"learning_rate": fn.train.log_uniform(1e-4, 1e-1)}, trials=2)
+        >>> make_trials({"learning_rate": fn.train.log_uniform(1e-4, 1e-1)}, trials=2)
         {'learning_rate': array([..., ...])}
     """
     if not isinstance(space, Mapping) or not space:

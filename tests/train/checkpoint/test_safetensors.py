@@ -130,7 +130,7 @@ def test_what_does_not_fit(tmp_path):
     for like, message in (
         (
             tree | {"out": {"w": jnp.ones(3)}},
-            r"it lacks out/w float32\[3\]; wanted the params of the network it was",
+            r"it lacks out/w float32\[3\]; wanted the params of the network that it was",
         ),
         (
             {"head": tree["head"]},

@@ -352,7 +352,7 @@ class TestFolder:
 
 def stop_at(number: int, patch: pytest.MonkeyPatch) -> None:
     """The call of a program that so many come to raises."""
-    call, calls = program.call, []
+    call, calls = program.run_program, []
 
     def stops(*args: Any, **arguments: Any) -> Any:
         calls.append(args)

@@ -72,10 +72,9 @@ def plot(
     Source of the colours: Okabe & Ito 2008, "Color Universal Design".
 
     Example:
-        >>> data = fn.data.split(fn.data.two_moons(jax.random.key(0), 300))
-        >>> run = fn.train.make_run(fn.dense(2), fn.losses.softmax_cross_entropy, fn.optim.adam, steps=20,
-        ...                         batch_size=50, eval_every=5)
-        >>> figure = fn.train.plot(jax.jit(run)(jax.random.key(0), data, {"learning_rate": 0.1}))
+        >>> history = {"train_loss": 1 / jnp.arange(1.0, 101.0), "eval_step": jnp.array([50, 100]),
+        ...            "valid_loss": jnp.array([0.03, 0.02])}  # or the result of fit, or of a run
+        >>> figure = fn.train.plot(history)
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss']
     """

@@ -226,7 +226,7 @@ def raise_if_diverged(run: Run, hparams: Mapping[str, Any] | None = None) -> Non
     Example:
         >>> net, data = fn.dense(1), {"train": {"x": jnp.ones((8, 1)), "y": jnp.ones((8, 1))}}
         >>> run = fn.train.make_run(net, fn.losses.mean_squared_error, fn.optim.sgd, steps=100, batch_size=8)
-        >>> fn.train.raise_if_diverged(run(jax.random.key(0), data, {"learning_rate": 100.0}))
+        >>> fn.train.raise_if_diverged(jax.jit(run)(jax.random.key(0), data, {"learning_rate": 100.0}))
         Traceback (most recent call last):
             ...
         FloatingPointError: the loss was not finite from step ... on

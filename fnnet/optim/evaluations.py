@@ -30,7 +30,7 @@ def no_evaluations() -> Evaluations:
     return Evaluations(*(jnp.zeros([], jnp.int32) for _ in range(3)))
 
 
-def needs(optimizer: str, **given: Any) -> None:
+def require(optimizer: str, **given: Any) -> None:
     """Raises ValueError where one of the given arguments of update is None."""
     for name, argument in given.items():
         if argument is None:

@@ -14,15 +14,15 @@ Schedule: TypeAlias = Callable[[Any], ArrayLike]
 ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
-def check_scheduled(optimizer: str, name: str, value: Any) -> None:
+def check_number_or_schedule(optimizer: str, name: str, value: Any) -> None:
     """Raises TypeError for what is neither a number nor a schedule."""
     if value is None or isinstance(value, str):
         raise TypeError(f"{optimizer}: {name}={value!r}, wanted a number or a schedule: step -> number")
 
 
-def check_rate(optimizer: str, learning_rate: Any) -> None:
+def check_learning_rate(optimizer: str, learning_rate: Any) -> None:
     """Raises where the learning rate is neither a number that may be one (0 or more) nor a schedule."""
-    check_scheduled(optimizer, "learning_rate", learning_rate)
+    check_number_or_schedule(optimizer, "learning_rate", learning_rate)
     check.between(optimizer, "learning_rate", learning_rate, 0)
 
 
@@ -31,7 +31,7 @@ def at_step(value: ScalarOrSchedule, step: jax.Array | None) -> Any:
     return value(step) if callable(value) else value
 
 
-def first_step(*values: ScalarOrSchedule) -> jax.Array | None:
+def init_step(*values: ScalarOrSchedule) -> jax.Array | None:
     """The step's counter at 0, int32[], or None where no value is a schedule: nobody reads it, and it has a cost."""
     return jnp.zeros([], jnp.int32) if any(map(callable, values)) else None
 
@@ -41,12 +41,12 @@ def next_step(step: jax.Array | None) -> jax.Array | None:
     return None if step is None else optax.safe_increment(step)
 
 
-def zeros(params: optax.Params) -> optax.Params:
+def zeros_like(params: optax.Params) -> optax.Params:
     """Zeros like params, new ones at each call: a state whose leaves share a buffer could not be donated."""
     return jax.tree.map(jnp.zeros_like, params)
 
 
-def copies(params: optax.Params) -> optax.Params:
+def copy_tree(params: optax.Params) -> optax.Params:
     """Copies of the params for a state: both may then be donated to a compiled step."""
     return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
 
@@ -56,7 +56,7 @@ def times(scalar: ArrayLike, x: jax.Array) -> jax.Array:
     return jnp.asarray(scalar, x.dtype) * x
 
 
-def like(new: Any, old: Any) -> Any:
+def cast_like(new: Any, old: Any) -> Any:
     """The tree `new` in the dtypes of `old`, so that a state is a scan's carry whatever the hyperparameters' dtype."""
     return jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
 

@@ -28,9 +28,10 @@ from fnnet.optim.first_order.prodigy import prodigy
 from fnnet.optim.first_order.radam import radam
 from fnnet.optim.first_order.rmsprop import rmsprop
 from fnnet.optim.first_order.rprop import rprop
+from fnnet.optim.first_order.schedule_free_adamw import schedule_free_adamw
+from fnnet.optim.first_order.schedule_free_sgd import schedule_free_sgd
 from fnnet.optim.first_order.sgd import sgd
 from fnnet.optim.first_order.yogi import yogi
-from fnnet.optim.wrappers.schedule_free import schedule_free_adamw, schedule_free_sgd
 
 MakeOptimizer = Callable[..., optax.GradientTransformationExtraArgs]
 

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.vector import as_vector
 
@@ -178,7 +179,7 @@ def cma_es(
         theta, _ = as_vector("cma_es", params)
         return CmaEsState(
             step=jnp.zeros([], jnp.int32),
-            key=key_of(seed),
+            key=as_key(seed),
             m=jnp.copy(theta),  # params of one vector would be the same buffer, and could not be donated
             sigma=jnp.asarray(sigma, theta.dtype),
             c=jnp.eye(theta.size, dtype=theta.dtype),
@@ -195,14 +196,14 @@ def cma_es(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, CmaEsState]:
-        f = objective_of("cma_es", params, value_fn)
+        f = require_objective("cma_es", params, value_fn)
         theta, unflatten = as_vector("cma_es", params)
         n = theta.size
         points = 4 + math.floor(3 * math.log(max(n, 1))) if population is None else population
         key, draw = jax.random.split(state.key)
         b, d = axes(state.c)
         y = (jax.random.normal(draw, (points, n), theta.dtype) * d[None, :]) @ b.T
-        values = values_at(f, unflatten, state.m[None, :] + state.sigma * y)
+        values = evaluate_points(f, unflatten, state.m[None, :] + state.sigma * y)
         state = tell(state, b, d, y, values, constants(n, points, active))._replace(key=key)
         return unflatten(state.m - theta), state
 

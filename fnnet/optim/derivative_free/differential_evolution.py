@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key, draw_population
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import times
 from fnnet.optim.vector import as_vector
@@ -103,11 +104,14 @@ def differential_evolution(
     def init(params: optax.Params) -> DifferentialEvolutionState:
         theta, _ = as_vector("differential_evolution", params)
         members = max(10, 10 * theta.size) if population is None else population
-        key, draw = jax.random.split(key_of(seed))
-        around = jax.random.normal(draw, (members, theta.size), theta.dtype).at[0].set(0)
+        key, draw = jax.random.split(as_key(seed))
         values = jnp.full((members,), jnp.inf, theta.dtype)
         return DifferentialEvolutionState(
-            jnp.zeros([], jnp.int32), key, theta[None, :] + times(sigma, around), values, no_evaluations()
+            step=jnp.zeros([], jnp.int32),
+            key=key,
+            population=draw_population(draw, theta, members, sigma),
+            values=values,
+            evaluations=no_evaluations(),
         )
 
     def others(key: chex.PRNGKey, members: int) -> jax.Array:
@@ -132,10 +136,10 @@ def differential_evolution(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, DifferentialEvolutionState]:
-        f = objective_of("differential_evolution", params, value_fn)
+        f = require_objective("differential_evolution", params, value_fn)
         theta, unflatten = as_vector("differential_evolution", params)
         x, (members, n) = state.population, state.population.shape
-        values = values_at(f, unflatten, x) if reevaluate else state.values
+        values = evaluate_points(f, unflatten, x) if reevaluate else state.values
         key, choose, gene, chance = jax.random.split(state.key, 4)
 
         r1, r2, r3 = others(choose, members)
@@ -149,7 +153,7 @@ def differential_evolution(
         )
         # The first update evaluates the population: its members are their own trials, and inf gives way.
         u = jnp.where(crosses & (state.step > 0), v, x)
-        trials = values_at(f, unflatten, u)
+        trials = evaluate_points(f, unflatten, u)
         replace = trials <= values
         x, values = jnp.where(replace[:, None], u, x), jnp.where(replace, trials, values)
         return unflatten(x[jnp.argmin(values)] - theta), DifferentialEvolutionState(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key, draw_population
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
 from fnnet.optim.vector import as_vector
@@ -99,10 +100,11 @@ def genetic_algorithm(
     def init(params: optax.Params) -> GeneticAlgorithmState:
         theta, _ = as_vector("genetic_algorithm", params)
         step = jnp.zeros([], jnp.int32)
-        key, draw = jax.random.split(key_of(seed))
-        around = jax.random.normal(draw, (population, theta.size), theta.dtype).at[0].set(0)
-        first = theta[None, :] + times(at_step(sigma, step) if spread is None else spread, around)
-        return GeneticAlgorithmState(step, key, first, no_evaluations())
+        key, draw = jax.random.split(as_key(seed))
+        width = at_step(sigma, step) if spread is None else spread
+        return GeneticAlgorithmState(
+            step, key, draw_population(draw, theta, population, width), no_evaluations()
+        )
 
     def update(
         grads: optax.Updates,
@@ -112,11 +114,11 @@ def genetic_algorithm(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GeneticAlgorithmState]:
-        f = objective_of("genetic_algorithm", params, value_fn)
+        f = require_objective("genetic_algorithm", params, value_fn)
         theta, unflatten = as_vector("genetic_algorithm", params)
         children, n = population - elite, theta.size
         key, select, pair, gene, mutate, noise = jax.random.split(state.key, 6)
-        ranked = state.population[jnp.argsort(values_at(f, unflatten, state.population))]
+        ranked = state.population[jnp.argsort(evaluate_points(f, unflatten, state.population))]
 
         # The population is sorted: the winner of a tournament is the one with the lowest index.
         a, b = jnp.min(jax.random.randint(select, (2, children, tournament), 0, population), axis=2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import ValueFn, objective_of, rankable, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, finite_or_inf, require_objective
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.vector import as_vector
 
@@ -111,7 +111,7 @@ def nelder_mead(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, NelderMeadState]:
-        f = objective_of("nelder_mead", params, value_fn)
+        f = require_objective("nelder_mead", params, value_fn)
         theta, unflatten = as_vector("nelder_mead", params)
         n = theta.size
         if n == 0:
@@ -119,7 +119,7 @@ def nelder_mead(
         rho, chi, psi, sigma = (1, 1 + 2 / n, 0.75 - 1 / (2 * n), 1 - 1 / n) if adaptive else (1, 2, 0.5, 0.5)
 
         def value_at(x: jax.Array) -> jax.Array:
-            return rankable(f(unflatten(x)), x)
+            return finite_or_inf(f(unflatten(x)), x)
 
         def in_order(simplex: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
             order = jnp.argsort(values)
@@ -128,7 +128,7 @@ def nelder_mead(
         first = state.step == 0
         simplex, values = jax.lax.cond(
             first,
-            lambda: in_order(state.simplex, values_at(f, unflatten, state.simplex)),
+            lambda: in_order(state.simplex, evaluate_points(f, unflatten, state.simplex)),
             lambda: (state.simplex, state.values),
         )
         c = jnp.sum(simplex[:-1], axis=0) / n
@@ -150,7 +150,7 @@ def nelder_mead(
 
         def shrunk() -> tuple[jax.Array, jax.Array]:
             moved = simplex[:1] + sigma * (simplex[1:] - simplex[:1])
-            moved_values = values_at(f, unflatten, moved)
+            moved_values = evaluate_points(f, unflatten, moved)
             return jnp.concatenate([simplex[:1], moved]), jnp.concatenate([values[:1], moved_values])
 
         simplex, values = in_order(

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.vector import as_vector
 
@@ -83,7 +84,7 @@ def one_plus_one_es(
     def init(params: optax.Params) -> OnePlusOneEsState:
         theta, _ = as_vector("one_plus_one_es", params)
         return OnePlusOneEsState(
-            key_of(seed), jnp.asarray(sigma, theta.dtype), jnp.zeros([], jnp.int32), no_evaluations()
+            as_key(seed), jnp.asarray(sigma, theta.dtype), jnp.zeros([], jnp.int32), no_evaluations()
         )
 
     def update(
@@ -95,13 +96,13 @@ def one_plus_one_es(
         value: chex.Numeric | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, OnePlusOneEsState]:
-        f = objective_of("one_plus_one_es", params, value_fn)
+        f = require_objective("one_plus_one_es", params, value_fn)
         theta, unflatten = as_vector("one_plus_one_es", params)
         d = math.sqrt(theta.size + 1) if damping is None else damping
         key, draw = jax.random.split(state.key)
         step = state.sigma * jax.random.normal(draw, theta.shape, theta.dtype)
-        child = values_after(f, params, unflatten, step[None])[0]
-        parent = rankable(f(params) if value is None else value, theta)
+        child = evaluate_steps(f, params, unflatten, step[None])[0]
+        parent = finite_or_inf(f(params) if value is None else value, theta)
         s = child <= parent
         factor = jnp.exp(
             (s.astype(theta.dtype) - jnp.asarray(target, theta.dtype)) / jnp.asarray(d, theta.dtype)

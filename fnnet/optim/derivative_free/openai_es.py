@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_learning_rate, times
 from fnnet.optim.vector import as_vector
 
 
@@ -78,7 +79,7 @@ def openai_es(
         >>> bool(jnp.sum(params**2) < 0.1), int(state.evaluations.values)
         (True, 3000)
     """
-    check_rate("openai_es", learning_rate)
+    check_learning_rate("openai_es", learning_rate)
     check.between("openai_es", "sigma", sigma, 0)
     check.is_positive("openai_es", "population", population)
     if population % 2:
@@ -87,7 +88,7 @@ def openai_es(
         )
 
     def init(params: optax.Params) -> OpenaiEsState:
-        return OpenaiEsState(jnp.zeros([], jnp.int32), key_of(seed), no_evaluations())
+        return OpenaiEsState(jnp.zeros([], jnp.int32), as_key(seed), no_evaluations())
 
     def update(
         grads: optax.Updates,
@@ -97,13 +98,13 @@ def openai_es(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, OpenaiEsState]:
-        f = objective_of("openai_es", params, value_fn)
+        f = require_objective("openai_es", params, value_fn)
         theta, unflatten = as_vector("openai_es", params)
         k = population // 2
         key, draw = jax.random.split(state.key)
         e = jax.random.normal(draw, (k, theta.size), theta.dtype)
         width = jnp.asarray(at_step(sigma, state.step), theta.dtype)
-        values = values_at(f, unflatten, theta[None, :] + width * jnp.concatenate([e, -e]))
+        values = evaluate_points(f, unflatten, theta[None, :] + width * jnp.concatenate([e, -e]))
         if ranks:
             values = jnp.argsort(jnp.argsort(values)).astype(theta.dtype) / (population - 1) - 0.5
         plus, minus = values[:k], values[k:]

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
 from fnnet.optim.vector import as_vector
@@ -65,7 +66,7 @@ def random_search(
     check.is_positive("random_search", "population", population)
 
     def init(params: optax.Params) -> RandomSearchState:
-        return RandomSearchState(jnp.zeros([], jnp.int32), key_of(seed), no_evaluations())
+        return RandomSearchState(jnp.zeros([], jnp.int32), as_key(seed), no_evaluations())
 
     def update(
         grads: optax.Updates,
@@ -76,14 +77,14 @@ def random_search(
         value: chex.Numeric | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, RandomSearchState]:
-        f = objective_of("random_search", params, value_fn)
+        f = require_objective("random_search", params, value_fn)
         theta, unflatten = as_vector("random_search", params)
         key, draw = jax.random.split(state.key)
         steps = times(
             at_step(sigma, state.step), jax.random.normal(draw, (population, *theta.shape), theta.dtype)
         )
-        values = values_after(f, params, unflatten, steps)
-        now = rankable(f(params) if value is None else value, theta)
+        values = evaluate_steps(f, params, unflatten, steps)
+        now = finite_or_inf(f(params) if value is None else value, theta)
         best = jnp.argmin(values)
         step = jnp.where(values[best] < now, steps[best], 0)
         evaluations = state.evaluations.plus(values=population + 1)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, copies, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, copy_tree, times
 from fnnet.optim.vector import as_vector
 
 
@@ -78,8 +79,8 @@ def simulated_annealing(
         best_value = jnp.asarray(jnp.inf, theta.dtype)
         return SimulatedAnnealingState(
             step=jnp.zeros([], jnp.int32),
-            key=key_of(seed),
-            best=copies(params),
+            key=as_key(seed),
+            best=copy_tree(params),
             best_value=best_value,
             accepted=jnp.zeros([], jnp.int32),
             evaluations=no_evaluations(),
@@ -94,12 +95,12 @@ def simulated_annealing(
         value: chex.Numeric | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, SimulatedAnnealingState]:
-        f = objective_of("simulated_annealing", params, value_fn)
+        f = require_objective("simulated_annealing", params, value_fn)
         theta, unflatten = as_vector("simulated_annealing", params)
         key, draw, chance = jax.random.split(state.key, 3)
         step = times(at_step(sigma, state.step), jax.random.normal(draw, theta.shape, theta.dtype))
-        there = values_after(f, params, unflatten, step[None])[0]
-        here = rankable(f(params) if value is None else value, theta)
+        there = evaluate_steps(f, params, unflatten, step[None])[0]
+        here = finite_or_inf(f(params) if value is None else value, theta)
         climb = times(at_step(temperature, state.step), jax.random.exponential(chance, dtype=theta.dtype))
         accept = there <= here + climb
         updates = unflatten(jnp.where(accept, step, 0))

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class AdabeliefState(NamedTuple):
@@ -64,14 +72,14 @@ def adabelief(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1111', '0.1111']
     """
-    check_rate("adabelief", learning_rate)
+    check_learning_rate("adabelief", learning_rate)
     check.between("adabelief", "b1", b1, 0, 1)
     check.between("adabelief", "b2", b2, 0, 1)
     check.between("adabelief", "eps", eps, 0)
     check.between("adabelief", "eps_root", eps_root, 0)
 
     def init(params: optax.Params) -> AdabeliefState:
-        return AdabeliefState(step=jnp.zeros([], jnp.int32), m=zeros(params), s=zeros(params))
+        return AdabeliefState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), s=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: AdabeliefState, params: optax.Params | None = None, **extra: Any
@@ -92,6 +100,6 @@ def adabelief(
         s_hat = jax.tree.map(lambda s: s / bias2.astype(s.dtype), s_eps)
         updates = jax.tree.map(lambda m, s: times(-alpha, m / (jnp.sqrt(s) + eps)), m_hat, s_hat)
         s = s_eps if eps_root_in_s else s
-        return like(updates, grads), AdabeliefState(t, like(m, state.m), like(s, state.s))
+        return cast_like(updates, grads), AdabeliefState(t, cast_like(m, state.m), cast_like(s, state.s))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -12,12 +12,12 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
-    zeros,
+    zeros_like,
 )
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
@@ -69,14 +69,14 @@ def adadelta(
         >>> updates
         Array([-0.70710677], dtype=float32)
     """
-    check_rate("adadelta", learning_rate)
+    check_learning_rate("adadelta", learning_rate)
     check.between("adadelta", "rho", rho, 0, 1)
     check.between("adadelta", "eps", eps, 0)
     check.between("adadelta", "weight_decay", weight_decay, 0)
 
     def init(params: optax.Params) -> AdadeltaState:
         return AdadeltaState(
-            step=first_step(learning_rate, weight_decay), e_g=zeros(params), e_x=zeros(params)
+            step=init_step(learning_rate, weight_decay), e_g=zeros_like(params), e_x=zeros_like(params)
         )
 
     def update(
@@ -90,6 +90,8 @@ def adadelta(
         e_x = jax.tree.map(lambda e, x: (1 - rho) * x**2 + rho * e, state.e_x, x)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         step = next_step(state.step)
-        return like(updates, grads), AdadeltaState(step, like(e_g, state.e_g), like(e_x, state.e_x))
+        return cast_like(updates, grads), AdadeltaState(
+            step, cast_like(e_g, state.e_g), cast_like(e_x, state.e_x)
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

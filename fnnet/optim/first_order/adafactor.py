@@ -10,7 +10,14 @@ import numpy as np
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -97,7 +104,7 @@ def adafactor(
         ['-0.3000', '0.3000']
     """
     if learning_rate is not None:
-        check_rate("adafactor", learning_rate)
+        check_learning_rate("adafactor", learning_rate)
     if decay_times_rate and learning_rate is None:
         raise ValueError("adafactor: decay_times_rate=True needs a learning rate, such as learning_rate=0.01")
     if momentum is not None:
@@ -189,6 +196,6 @@ def adafactor(
                 "adafactor", x, params, decay * rate if decay_times_rate else decay, weight_decay_mask
             )
         updates = jax.tree.map(lambda x: -1 * x, x)
-        return like(updates, grads), AdafactorState(t, r, c, v, like(m, state.m))
+        return cast_like(updates, grads), AdafactorState(t, r, c, v, cast_like(m, state.m))
 
     return optax.GradientTransformationExtraArgs(init, update)

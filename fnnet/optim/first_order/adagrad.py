@@ -12,9 +12,9 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
@@ -59,13 +59,13 @@ def adagrad(
         >>> updates
         Array([-0.1, -0. ], dtype=float32)
     """
-    check_rate("adagrad", learning_rate)
+    check_learning_rate("adagrad", learning_rate)
     check.between("adagrad", "initial_accumulator_value", initial_accumulator_value, 0)
     check.between("adagrad", "eps", eps, 0)
 
     def init(params: optax.Params) -> AdagradState:
         s = jax.tree.map(lambda p: jnp.full_like(p, initial_accumulator_value), params)
-        return AdagradState(step=first_step(learning_rate), s=s)
+        return AdagradState(step=init_step(learning_rate), s=s)
 
     def update(
         grads: optax.Updates, state: AdagradState, params: optax.Params | None = None, **extra: Any
@@ -77,6 +77,6 @@ def adagrad(
         else:
             scale = jax.tree.map(lambda s: jnp.where(s > 0, 1 / (jnp.sqrt(s) + eps), 0.0), s)
         updates = jax.tree.map(lambda scale, g: times(-alpha, scale * g), scale, grads)
-        return like(updates, grads), AdagradState(next_step(state.step), like(s, state.s))
+        return cast_like(updates, grads), AdagradState(next_step(state.step), cast_like(s, state.s))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,14 @@ import optax
 
 from fnnet import check
 from fnnet.optim.first_order.nadam import nadam
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 
 
 class AdamState(NamedTuple):
@@ -68,7 +75,7 @@ def adam(
         return nadam(
             learning_rate, b1, b2, eps, eps_root, mu_dtype, eps_before_correction=eps_before_correction
         )
-    check_rate("adam", learning_rate)
+    check_learning_rate("adam", learning_rate)
     check.between("adam", "b1", b1, 0, 1)
     check.between("adam", "b2", b2, 0, 1)
     check.between("adam", "eps", eps, 0)
@@ -91,6 +98,6 @@ def adam(
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
-        return like(updates, grads), AdamState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), AdamState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class AdamaxState(NamedTuple):
@@ -57,13 +64,13 @@ def adamax(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
-    check_rate("adamax", learning_rate)
+    check_learning_rate("adamax", learning_rate)
     check.between("adamax", "b1", b1, 0, 1)
     check.between("adamax", "b2", b2, 0, 1)
     check.between("adamax", "eps", eps, 0)
 
     def init(params: optax.Params) -> AdamaxState:
-        return AdamaxState(step=jnp.zeros([], jnp.int32), m=zeros(params), u=zeros(params))
+        return AdamaxState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), u=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: AdamaxState, params: optax.Params | None = None, **extra: Any
@@ -80,6 +87,6 @@ def adamax(
             u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g), b2 * u), state.u, grads)
             x = jax.tree.map(lambda m, u: m / (u + eps), m_hat, u)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        return like(updates, grads), AdamaxState(t, like(m, state.m), like(u, state.u))
+        return cast_like(updates, grads), AdamaxState(t, cast_like(m, state.m), cast_like(u, state.u))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -63,14 +70,14 @@ def adamaxw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1010', '-0.0010']
     """
-    check_rate("adamaxw", learning_rate)
+    check_learning_rate("adamaxw", learning_rate)
     check.between("adamaxw", "b1", b1, 0, 1)
     check.between("adamaxw", "b2", b2, 0, 1)
     check.between("adamaxw", "eps", eps, 0)
     check.between("adamaxw", "weight_decay", weight_decay, 0)
 
     def init(params: optax.Params) -> AdamaxwState:
-        return AdamaxwState(step=jnp.zeros([], jnp.int32), m=zeros(params), u=zeros(params))
+        return AdamaxwState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), u=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: AdamaxwState, params: optax.Params | None = None, **extra: Any
@@ -89,6 +96,6 @@ def adamaxw(
             x = jax.tree.map(lambda m, u: m / (u + eps), m_hat, u)
         x = add_weight_decay("adamaxw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        return like(updates, grads), AdamaxwState(t, like(m, state.m), like(u, state.u))
+        return cast_like(updates, grads), AdamaxwState(t, cast_like(m, state.m), cast_like(u, state.u))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -10,7 +10,14 @@ import optax
 
 from fnnet import check
 from fnnet.optim.first_order.nadamw import nadamw
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -89,7 +96,7 @@ def adamw(
             eps_before_correction=eps_before_correction,
             rate_in_decay=rate_in_decay,
         )
-    check_rate("adamw", learning_rate)
+    check_learning_rate("adamw", learning_rate)
     check.between("adamw", "b1", b1, 0, 1)
     check.between("adamw", "b2", b2, 0, 1)
     check.between("adamw", "eps", eps, 0)
@@ -119,6 +126,6 @@ def adamw(
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         if not rate_in_decay:
             updates = add_weight_decay("adamw", updates, params, -decay, mask)
-        return like(updates, grads), AdamwState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), AdamwState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -78,7 +86,7 @@ def adan(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
-    check_rate("adan", learning_rate)
+    check_learning_rate("adan", learning_rate)
     check.between("adan", "b1", b1, 0, 1)
     check.between("adan", "b2", b2, 0, 1)
     check.between("adan", "b3", b3, 0, 1)
@@ -88,7 +96,11 @@ def adan(
 
     def init(params: optax.Params) -> AdanState:
         return AdanState(
-            step=jnp.zeros([], jnp.int32), m=zeros(params), v=zeros(params), n=zeros(params), g=zeros(params)
+            step=jnp.zeros([], jnp.int32),
+            m=zeros_like(params),
+            v=zeros_like(params),
+            n=zeros_like(params),
+            g=zeros_like(params),
         )
 
     def update(
@@ -116,7 +128,9 @@ def adan(
             decay = decay / (1 + alpha * decay)
         x = add_weight_decay("adan", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        state = AdanState(t, like(m, state.m), like(v, state.v), like(n, state.n), like(grads, state.g))
-        return like(updates, grads), state
+        state = AdanState(
+            t, cast_like(m, state.m), cast_like(v, state.v), cast_like(n, state.n), cast_like(grads, state.g)
+        )
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

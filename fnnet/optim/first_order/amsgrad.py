@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class AmsgradState(NamedTuple):
@@ -71,7 +79,7 @@ def amsgrad(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0010']
     """
-    check_rate("amsgrad", learning_rate)
+    check_learning_rate("amsgrad", learning_rate)
     check.between("amsgrad", "b1", b1, 0, 1)
     check.between("amsgrad", "b2", b2, 0, 1)
     check.between("amsgrad", "eps", eps, 0)
@@ -79,7 +87,9 @@ def amsgrad(
 
     def init(params: optax.Params) -> AmsgradState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)
-        return AmsgradState(step=jnp.zeros([], jnp.int32), m=m, v=zeros(params), v_max=zeros(params))
+        return AmsgradState(
+            step=jnp.zeros([], jnp.int32), m=m, v=zeros_like(params), v_max=zeros_like(params)
+        )
 
     def update(
         grads: optax.Updates, state: AmsgradState, params: optax.Params | None = None, **extra: Any
@@ -99,7 +109,7 @@ def amsgrad(
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             v_max = v_hat = jax.tree.map(jnp.maximum, state.v_max, v_hat)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
-        state = AmsgradState(t, like(m, state.m), like(v, state.v), like(v_max, state.v_max))
-        return like(updates, grads), state
+        state = AmsgradState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(v_max, state.v_max))
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

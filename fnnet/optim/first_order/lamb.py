@@ -9,8 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
-from fnnet.optim.transforms.weight_decay import add_weight_decay
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
+from fnnet.optim.transforms.weight_decay import add_weight_decay, map_masked
 
 
 class LambState(NamedTuple):
@@ -78,7 +86,7 @@ def lamb(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.3536', '0.3536']
     """
-    check_rate("lamb", learning_rate)
+    check_learning_rate("lamb", learning_rate)
     check.between("lamb", "b1", b1, 0, 1)
     check.between("lamb", "b2", b2, 0, 1)
     check.between("lamb", "eps", eps, 0)
@@ -87,7 +95,7 @@ def lamb(
     check.between("lamb", "phi_min", phi_min, 0)
     check.between("lamb", "phi_max", phi_max, 0)
 
-    def times_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
+    def apply_trust_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
         phi, u_norm = optax.safe_norm(theta, 0.0), optax.safe_norm(u, 0.0)
         if phi_min is not None:
             phi = jnp.maximum(phi, phi_min)
@@ -97,7 +105,7 @@ def lamb(
         return u * jnp.where(still, jnp.array(1.0, theta.dtype), phi / u_norm)
 
     def init(params: optax.Params) -> LambState:
-        return LambState(step=jnp.zeros([], jnp.int32), m=zeros(params), v=zeros(params))
+        return LambState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), v=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: LambState, params: optax.Params | None = None, **extra: Any
@@ -118,13 +126,10 @@ def lamb(
 
         if decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
-        chosen = trust_ratio_mask(params) if callable(trust_ratio_mask) else trust_ratio_mask
-        chosen = True if chosen is None else chosen
-        # A boolean may stand for a whole branch.
-        u = jax.tree.map(lambda yes, u, p: jax.tree.map(times_ratio, u, p) if yes else u, chosen, u, params)
+        u = map_masked(apply_trust_ratio, trust_ratio_mask, u, params)
         if not decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
         updates = jax.tree.map(lambda u: times(-alpha, u), u)
-        return like(updates, grads), LambState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), LambState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -12,9 +12,9 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
@@ -79,7 +79,7 @@ def lars(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0030', '0.0040']
     """
-    check_rate("lars", learning_rate)
+    check_learning_rate("lars", learning_rate)
     check.between("lars", "weight_decay", weight_decay, 0)
     check.between("lars", "trust_coefficient", trust_coefficient, 0)
     check.between("lars", "eps", eps, 0)
@@ -88,14 +88,16 @@ def lars(
     def norms(tree: Any) -> Any:
         return jax.tree.map(lambda x: optax.safe_norm(x, 0.0), tree)
 
-    def times_ratio(u: jax.Array, size: jax.Array, theta: jax.Array, theta_norm: jax.Array) -> jax.Array:
+    def apply_trust_ratio(
+        u: jax.Array, size: jax.Array, theta: jax.Array, theta_norm: jax.Array
+    ) -> jax.Array:
         ratio = trust_coefficient * theta_norm / (size + eps)
         still = jnp.logical_or(theta_norm == 0, size == 0)
         return u * jnp.where(still, jnp.array(1.0, theta.dtype), ratio)
 
     def init(params: optax.Params) -> LarsState:
         v = jax.tree.map(jnp.zeros_like, params)
-        return LarsState(step=first_step(learning_rate, weight_decay), v=v)
+        return LarsState(step=init_step(learning_rate, weight_decay), v=v)
 
     def update(
         grads: optax.Updates, state: LarsState, params: optax.Params | None = None, **extra: Any
@@ -115,7 +117,7 @@ def lars(
         chosen = True if chosen is None else chosen
         # A boolean may stand for a whole branch.
         x = jax.tree.map(
-            lambda yes, u, *rest: jax.tree.map(times_ratio, u, *rest) if yes else u,
+            lambda yes, u, *rest: jax.tree.map(apply_trust_ratio, u, *rest) if yes else u,
             chosen, u, sizes, params, theta_norms,
         )  # fmt: skip
 
@@ -125,6 +127,6 @@ def lars(
         updates = jax.tree.map(lambda v, x: x + momentum * v, v, x) if nesterov else v
         if not rate_in_velocity:
             updates = jax.tree.map(lambda v: times(-alpha, v), updates)
-        return like(updates, grads), LarsState(next_step(state.step), like(v, state.v))
+        return cast_like(updates, grads), LarsState(next_step(state.step), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, cast_like, check_learning_rate, times
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -61,7 +61,7 @@ def lion(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1010', '0.0990']
     """
-    check_rate("lion", learning_rate)
+    check_learning_rate("lion", learning_rate)
     check.between("lion", "b1", b1, 0, 1)
     check.between("lion", "b2", b2, 0, 1)
     check.between("lion", "weight_decay", weight_decay, 0)
@@ -79,6 +79,6 @@ def lion(
         m = jax.tree.map(lambda m, g: (1 - b2) * g + b2 * m, state.m, grads)
         x = add_weight_decay("lion", c, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        return like(updates, grads), LionState(optax.safe_increment(state.step), like(m, state.m))
+        return cast_like(updates, grads), LionState(optax.safe_increment(state.step), cast_like(m, state.m))
 
     return optax.GradientTransformationExtraArgs(init, update)

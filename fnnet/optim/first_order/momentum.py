@@ -11,9 +11,9 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
@@ -64,12 +64,12 @@ def momentum(
         >>> updates
         Array([-0.19], dtype=float32)
     """
-    check_rate("momentum", learning_rate)
+    check_learning_rate("momentum", learning_rate)
     check.between("momentum", "momentum", momentum, 0, 1)
 
     def init(params: optax.Params) -> MomentumState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
-        return MomentumState(step=first_step(learning_rate), v=v)
+        return MomentumState(step=init_step(learning_rate), v=v)
 
     def update(
         grads: optax.Updates, state: MomentumState, params: optax.Params | None = None, **extra: Any
@@ -81,6 +81,6 @@ def momentum(
         else:
             v = jax.tree.map(lambda v, g: (1 - dampening) * g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v: times(-alpha, v), v)
-        return like(updates, grads), MomentumState(next_step(state.step), like(v, state.v))
+        return cast_like(updates, grads), MomentumState(next_step(state.step), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

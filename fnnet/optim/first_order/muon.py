@@ -11,23 +11,22 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.first_order.newton_schulz import (
+    PRECONDITIONINGS,
+    PRESETS,
+    Coefficients,
+    coefficient_triples,
+    newton_schulz,
+)
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
-
-Coefficients = tuple[chex.Numeric, chex.Numeric, chex.Numeric]
-
-# One triple for all steps, or one for each.
-PRESETS: dict[str, Any] = {
-    "standard": (3.4445, -4.7750, 2.0315),
-    "dion": (
-        (4.0848, -6.8946, 2.9270),
-        (3.9505, -6.3029, 2.6377),
-        (3.7418, -5.5913, 2.3037),
-        (2.8769, -3.1427, 1.2046),
-        (2.8366, -3.0525, 1.2012),
-    ),
-}
-PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 
 class MuonState(NamedTuple):
@@ -126,8 +125,8 @@ def muon(
         True
     """
     adam_learning_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    check_rate("muon", learning_rate)
-    check_rate("muon", adam_learning_rate)
+    check_learning_rate("muon", learning_rate)
+    check_learning_rate("muon", adam_learning_rate)
     if not isinstance(ns_steps, jax.Array):
         check.is_positive("muon", "ns_steps", ns_steps)
     check.between("muon", "beta", beta, 0, 1)
@@ -139,11 +138,11 @@ def muon(
     check.between("muon", "adam_weight_decay", adam_weight_decay, 0)
     if preconditioning not in PRECONDITIONINGS:
         raise ValueError(f"muon: preconditioning={preconditioning!r}, wanted one of {PRECONDITIONINGS}")
-    triples = triples_of(ns_coeffs)
+    triples = coefficient_triples(ns_coeffs)
     steps = ns_steps if len(triples) == 1 else len(triples)
 
     def init(params: optax.Params) -> MuonState:
-        dims = dimensions(params, muon_weight_dimension_numbers)
+        dims = dimension_numbers(params, muon_weight_dimension_numbers)
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)
         v = jax.tree.map(lambda p, d: jnp.zeros_like(p) if d is None else None, params, dims)
         return MuonState(step=jnp.zeros([], jnp.int32), m=m, v=v)
@@ -151,7 +150,7 @@ def muon(
     def update(
         grads: optax.Updates, state: MuonState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, MuonState]:
-        dims = dimensions(grads, muon_weight_dimension_numbers)
+        dims = dimension_numbers(grads, muon_weight_dimension_numbers)
         is_matrix = jax.tree.map(lambda g, d: d is not None, grads, dims)
         alpha = {True: at_step(learning_rate, state.step), False: at_step(adam_learning_rate, state.step)}
         t = optax.safe_increment(state.step)
@@ -190,65 +189,15 @@ def muon(
 
         x = jax.tree.map(direction, m_hat, v, dims)
         no_matrix = jax.tree.map(lambda k: not k, is_matrix)
-        x = add_weight_decay("muon", x, params, weight_decay, both(is_matrix, weight_decay_mask, params))
+        x = add_weight_decay("muon", x, params, weight_decay, and_mask(is_matrix, weight_decay_mask, params))
         x = add_weight_decay("muon", x, params, adam_weight_decay, no_matrix)
         updates = jax.tree.map(lambda x, k: times(-alpha[k], x), x, is_matrix)
-        return like(updates, grads), MuonState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), MuonState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def newton_schulz(
-    m: jax.Array,
-    triples: tuple[Coefficients, ...],
-    steps: chex.Numeric,
-    preconditioning: str,
-    eps: chex.Numeric,
-) -> jax.Array:
-    """About U V^T of a matrix m = U S V^T: steps with the triples (a, b, c), the last of which is repeated."""
-    if m.shape[0] > m.shape[1]:  # x x^T is smaller this way round
-        return newton_schulz(m.T, triples, steps, preconditioning, eps).T
-
-    def step(x: jax.Array, gram: jax.Array, triple: Coefficients) -> jax.Array:
-        a, b, c = (jnp.asarray(number, x.dtype) for number in triple)
-        return a * x + (b * gram + c * gram @ gram) @ x
-
-    x = m
-    if preconditioning == "frobenius":
-        x = x / (jnp.linalg.norm(x, ord="fro") + eps)
-    if preconditioning == "spectral":
-        x = x / (jnp.linalg.norm(x, ord=2) + eps)
-    gram = x @ x.T.conj()
-    if preconditioning == "aol":
-        scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.abs(gram), axis=1, keepdims=True), 1e-8))
-        x, gram = x * scale, gram * scale * scale.T
-    if preconditioning == "schatten":
-        scale = jax.lax.rsqrt(jnp.maximum(jnp.linalg.norm(gram, ord="fro", keepdims=True), 1e-8))
-        x, gram = x * scale, gram * scale**2
-
-    x = step(x, gram, triples[0])
-    for triple in triples[1:]:
-        x = step(x, x @ x.T.conj(), triple)
-    return jax.lax.fori_loop(
-        len(triples), steps, lambda _, x: step(x, x @ x.T.conj(), triples[-1]), x, unroll=True
-    )
-
-
-def triples_of(ns_coeffs: Any) -> tuple[Coefficients, ...]:
-    """The coefficients (a, b, c) of Newton-Schulz steps, one triple or more, or raises."""
-    if isinstance(ns_coeffs, str):
-        if ns_coeffs not in PRESETS:
-            raise ValueError(f"muon: ns_coeffs={ns_coeffs!r}, wanted one of {tuple(PRESETS)} or triples")
-        ns_coeffs = PRESETS[ns_coeffs]
-    shape = jnp.asarray(ns_coeffs).shape
-    if len(shape) not in (1, 2) or shape[-1] != 3 or shape[0] == 0:
-        raise ValueError(
-            f"muon: ns_coeffs has shape {shape}, wanted (3,), or (steps, 3) with one triple a step"
-        )
-    return (ns_coeffs,) if len(shape) == 1 else tuple(ns_coeffs)
-
-
-def dimensions(params: optax.Params, given: Any | Callable[[optax.Params], Any] | None) -> Any:
+def dimension_numbers(params: optax.Params, given: Any | Callable[[optax.Params], Any] | None) -> Any:
     """A tree like params: the dimension numbers of each matrix, None for what is none."""
     if given is None:
         return jax.tree.map(lambda p: MuonDimensionNumbers() if p.ndim == 2 else None, params)
@@ -284,7 +233,7 @@ def as_matrices(x: jax.Array, d: MuonDimensionNumbers) -> tuple[jax.Array, Calla
     return turned.reshape(shape), lambda matrices: jnp.transpose(matrices.reshape(turned.shape), back)
 
 
-def both(is_matrix: Any, mask: Any, params: optax.Params | None) -> Any:
+def and_mask(is_matrix: Any, mask: Any, params: optax.Params | None) -> Any:
     """True where there is a matrix and the mask, as in `adamw`, is True."""
     if mask is None or params is None:
         return is_matrix

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 
 
 class NadamState(NamedTuple):
@@ -72,7 +79,7 @@ def nadam(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1474', '0.1474']
     """
-    check_rate("nadam", learning_rate)
+    check_learning_rate("nadam", learning_rate)
     check.between("nadam", "b1", b1, 0, 1)
     check.between("nadam", "b2", b2, 0, 1)
     check.between("nadam", "eps", eps, 0)
@@ -106,7 +113,7 @@ def nadam(
         m_hat = jax.tree.map(lambda m, g: mu_next * m + (1 - mu) * g, m_next, g_hat)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
-        state = NadamState(t, like(m, state.m), like(v, state.v), like(product, state.product))
-        return like(updates, grads), state
+        state = NadamState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(product, state.product))
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -75,7 +82,7 @@ def nadamw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1484', '-0.0010']
     """
-    check_rate("nadamw", learning_rate)
+    check_learning_rate("nadamw", learning_rate)
     check.between("nadamw", "b1", b1, 0, 1)
     check.between("nadamw", "b2", b2, 0, 1)
     check.between("nadamw", "eps", eps, 0)
@@ -116,7 +123,9 @@ def nadamw(
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         if not rate_in_decay:
             updates = add_weight_decay("nadamw", updates, params, -decay, mask)
-        state = NadamwState(t, like(m, state.m), like(v, state.v), like(product, state.product))
-        return like(updates, grads), state
+        state = NadamwState(
+            t, cast_like(m, state.m), cast_like(v, state.v), cast_like(product, state.product)
+        )
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

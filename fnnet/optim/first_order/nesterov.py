@@ -11,9 +11,9 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
@@ -63,12 +63,12 @@ def nesterov(
         >>> updates
         Array([-0.19], dtype=float32)
     """
-    check_rate("nesterov", learning_rate)
+    check_learning_rate("nesterov", learning_rate)
     check.between("nesterov", "momentum", momentum, 0, 1)
 
     def init(params: optax.Params) -> NesterovState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
-        return NesterovState(step=first_step(learning_rate), v=v)
+        return NesterovState(step=init_step(learning_rate), v=v)
 
     def update(
         grads: optax.Updates, state: NesterovState, params: optax.Params | None = None, **extra: Any
@@ -80,6 +80,6 @@ def nesterov(
         else:
             v = jax.tree.map(lambda v, g: g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v, g: times(-alpha, g + momentum * v), v, grads)
-        return like(updates, grads), NesterovState(next_step(state.step), like(v, state.v))
+        return cast_like(updates, grads), NesterovState(next_step(state.step), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, copies, like, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    copy_tree,
+    zeros_like,
+)
 
 
 class ProdigyState(NamedTuple):
@@ -85,7 +92,7 @@ def prodigy(
     """
     b1, b2 = betas
     b3 = b2**0.5 if beta3 is None else beta3
-    check_rate("prodigy", learning_rate)
+    check_learning_rate("prodigy", learning_rate)
     check.between("prodigy", "betas[0]", b1, 0, 1)
     check.between("prodigy", "betas[1]", b2, 0, 1)
     check.between("prodigy", "beta3", beta3, 0, 1)
@@ -101,10 +108,10 @@ def prodigy(
         dtype = optax.tree.dtype(params, "lowest")
         return ProdigyState(
             step=jnp.zeros([], jnp.int32),
-            m=zeros(params),
-            v=zeros(params),
-            s=zeros(params),
-            theta_0=copies(params),
+            m=zeros_like(params),
+            v=zeros_like(params),
+            s=zeros_like(params),
+            theta_0=copy_tree(params),
             r=jnp.zeros([], dtype),
             d=jnp.full([], estim_lr0, dtype),
             d_max=None if growth_rate is None else jnp.full([], estim_lr0, dtype),
@@ -140,7 +147,7 @@ def prodigy(
             lambda m, v, p: -weight_decay * gamma * p - gamma * m / (jnp.sqrt(v) + d_eps), m, v, params
         )
         new = ProdigyState(t, m, v, s, state.theta_0, r, d_next, d_max)
-        return like(updates, grads), like(new, state)
+        return cast_like(updates, grads), cast_like(new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class RadamState(NamedTuple):
@@ -69,7 +77,7 @@ def radam(
         >>> [f"{u:.4f}" for u in updates]
         ['-10.0000', '0.0100']
     """
-    check_rate("radam", learning_rate)
+    check_learning_rate("radam", learning_rate)
     check.between("radam", "b1", b1, 0, 1)
     check.between("radam", "b2", b2, 0, 1)
     check.between("radam", "eps", eps, 0)
@@ -77,7 +85,7 @@ def radam(
     check.between("radam", "threshold", threshold, 4)
 
     def init(params: optax.Params) -> RadamState:
-        return RadamState(step=jnp.zeros([], jnp.int32), m=zeros(params), v=zeros(params))
+        return RadamState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), v=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: RadamState, params: optax.Params | None = None, **extra: Any
@@ -108,6 +116,6 @@ def radam(
             return jnp.where(rectify, adaptive, m)
 
         updates = jax.tree.map(lambda m, v: times(-alpha, x(m, v)), m_hat, v_hat)
-        return like(updates, grads), RadamState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), RadamState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

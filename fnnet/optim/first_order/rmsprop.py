@@ -12,9 +12,9 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
@@ -79,7 +79,7 @@ def rmsprop(
         >>> updates
         Array([-0.1,  0.1], dtype=float32)
     """
-    check_rate("rmsprop", learning_rate)
+    check_learning_rate("rmsprop", learning_rate)
     check.between("rmsprop", "decay", decay, 0, 1)
     check.between("rmsprop", "eps", eps, 0)
     check.between("rmsprop", "initial_scale", initial_scale, 0)
@@ -88,7 +88,7 @@ def rmsprop(
 
     def init(params: optax.Params) -> RmspropState:
         return RmspropState(
-            step=jnp.zeros([], jnp.int32) if bias_correction else first_step(learning_rate),
+            step=jnp.zeros([], jnp.int32) if bias_correction else init_step(learning_rate),
             s=jax.tree.map(lambda p: jnp.full_like(p, initial_scale), params),
             m=jax.tree.map(jnp.zeros_like, params) if centered else None,
             v=jax.tree.map(jnp.zeros_like, params) if momentum is not None else None,
@@ -121,7 +121,7 @@ def rmsprop(
             updates = jax.tree.map(lambda v, x: x + momentum * v, v, updates) if nesterov else v
             if not rate_in_velocity:
                 updates = jax.tree.map(lambda v: times(-alpha, v), updates)
-        state = RmspropState(t, like(s, state.s), like(m, state.m), like(v, state.v))
-        return like(updates, grads), state
+        state = RmspropState(t, cast_like(s, state.s), cast_like(m, state.m), cast_like(v, state.v))
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import check_rate, like
+from fnnet.optim.hyperparameters import cast_like, check_learning_rate
 
 
 class RpropState(NamedTuple):
@@ -70,7 +70,7 @@ def rprop(
     """
     if callable(learning_rate):
         raise TypeError("rprop: learning_rate is a schedule, wanted a number: the first step size")
-    check_rate("rprop", learning_rate)
+    check_learning_rate("rprop", learning_rate)
     check.between("rprop", "eta_minus", eta_minus, 0, 1)
     check.between("rprop", "eta_plus", eta_plus, 1)
     check.between("rprop", "min_step_size", min_step_size, 0)
@@ -101,6 +101,6 @@ def rprop(
         if backtrack:
             x = jax.tree.map(lambda a, x, last: jnp.where(a < 0, -last, x), agree, x, state.last)
         updates = jax.tree.map(lambda x: -1.0 * x, x)
-        return like(updates, grads), RpropState(like(size, state.size), like(last, state.last))
+        return cast_like(updates, grads), RpropState(cast_like(size, state.size), cast_like(last, state.last))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,7 +7,14 @@ import optax
 
 from fnnet.optim.first_order.momentum import momentum as with_momentum
 from fnnet.optim.first_order.nesterov import nesterov as with_nesterov
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, first_step, next_step, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_learning_rate,
+    init_step,
+    next_step,
+    times,
+)
 
 
 class SgdState(NamedTuple):
@@ -49,10 +56,10 @@ def sgd(
     if momentum is not None:
         rule = with_nesterov if nesterov else with_momentum
         return rule(learning_rate, momentum, accumulator_dtype)
-    check_rate("sgd", learning_rate)
+    check_learning_rate("sgd", learning_rate)
 
     def init(params: optax.Params) -> SgdState:
-        return SgdState(step=first_step(learning_rate))
+        return SgdState(step=init_step(learning_rate))
 
     def update(
         grads: optax.Updates, state: SgdState, params: optax.Params | None = None, **extra: Any

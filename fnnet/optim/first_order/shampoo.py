@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 
 
 class ShampooState(NamedTuple):
@@ -66,7 +73,7 @@ def shampoo(
         >>> [f"{u:.4f}" for u in jnp.diag(updates)]
         ['-0.1000', '0.1000']
     """
-    check_rate("shampoo", learning_rate)
+    check_learning_rate("shampoo", learning_rate)
     if momentum is not None:
         check.between("shampoo", "momentum", momentum, 0, 1)
     check.between("shampoo", "eps", eps, 0)
@@ -78,19 +85,19 @@ def shampoo(
     def init(params: optax.Params) -> ShampooState:
         return ShampooState(
             step=jnp.zeros([], jnp.int32),
-            h=jax.tree.map(first, params),
-            roots=jax.tree.map(first, params) if precondition_every > 1 else None,
+            h=jax.tree.map(zero_preconditioners, params),
+            roots=jax.tree.map(zero_preconditioners, params) if precondition_every > 1 else None,
             v=jax.tree.map(jnp.zeros_like, params) if momentum is not None else None,
         )
 
-    def first(p: jax.Array) -> tuple[jax.Array, ...]:
+    def zero_preconditioners(p: jax.Array) -> tuple[jax.Array, ...]:
         dtype = jnp.promote_types(p.dtype, jnp.float32)
         return tuple(jnp.zeros((n, n) if n <= max_dim else n, dtype) for n in shape_of(p))
 
     def update(
         grads: optax.Updates, state: ShampooState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ShampooState]:
-        h = like(jax.tree.map(gathered, grads, state.h), state.h)
+        h = cast_like(jax.tree.map(update_preconditioners, grads, state.h), state.h)
         if precondition_every == 1:
             roots = inverse_roots(grads, h)
         else:
@@ -103,10 +110,10 @@ def shampoo(
             v = jax.tree.map(lambda v, x: momentum * v + x, state.v, x)
         updates = jax.tree.map(lambda x: times(-alpha, x), x if momentum is None else v)
         roots = None if precondition_every == 1 else roots
-        state = ShampooState(optax.safe_increment(state.step), h, roots, like(v, state.v))
-        return like(updates, grads), state
+        state = ShampooState(optax.safe_increment(state.step), h, roots, cast_like(v, state.v))
+        return cast_like(updates, grads), state
 
-    def gathered(g: jax.Array, h: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def update_preconditioners(g: jax.Array, h: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         g = g.reshape(shape_of(g)).astype(jnp.promote_types(g.dtype, jnp.float32)) if h else g
         new = [
             gram(g, axis)
@@ -128,7 +135,7 @@ def shampoo(
     def precondition(g: jax.Array, roots: tuple[jax.Array, ...]) -> jax.Array:
         x = g.reshape(shape_of(g)) if roots else g
         for axis, root in enumerate(roots):
-            x = along(root, x, axis)
+            x = multiply_along(root, x, axis)
         return x.reshape(g.shape)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -145,7 +152,7 @@ def gram(g: jax.Array, axis: int) -> jax.Array:
     return rows @ rows.conj().T
 
 
-def along(h: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+def multiply_along(h: jax.Array, x: jax.Array, axis: int) -> jax.Array:
     """h x along an axis, h a matrix or the diagonal of one."""
     if h.ndim == 1:
         return jnp.expand_dims(h, [a for a in range(x.ndim) if a != axis]) * x

@@ -9,8 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.first_order.shampoo import along, gram
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.first_order.shampoo import gram, multiply_along
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -86,7 +93,7 @@ def soap(
         >>> [f"{u:.4f}" for u in jnp.diag(updates)]
         ['-0.1000', '0.1000']
     """
-    check_rate("soap", learning_rate)
+    check_learning_rate("soap", learning_rate)
     check.between("soap", "b1", b1, 0, 1)
     check.between("soap", "b2", b2, 0, 1)
     check.between("soap", "eps", eps, 0)
@@ -99,11 +106,11 @@ def soap(
             step=jnp.zeros([], jnp.int32),
             m=jax.tree.map(lambda p: jnp.zeros_like(p, at_least_float32(p)), params),
             v=jax.tree.map(lambda p: jnp.zeros_like(p, at_least_float32(p)), params),
-            h=jax.tree.map(first, params),
-            q=jax.tree.map(first, params),
+            h=jax.tree.map(zero_preconditioners, params),
+            q=jax.tree.map(zero_preconditioners, params),
         )
 
-    def first(p: jax.Array) -> tuple[jax.Array | None, ...]:
+    def zero_preconditioners(p: jax.Array) -> tuple[jax.Array | None, ...]:
         rotated = p.size > 0 and (p.ndim > 1 or precondition_1d)
         return tuple(
             jnp.zeros((n, n), at_least_float32(p)) if rotated and n <= max_dim else None for n in p.shape
@@ -133,12 +140,12 @@ def soap(
             for pair in ((m, state.m), (v, state.v))
         )
 
-        h = like(jax.tree.map(gathered, g, state.h), state.h)
+        h = cast_like(jax.tree.map(update_preconditioners, g, state.h), state.h)
         branch = jnp.where(stepping, jnp.where(state.step % precondition_every == 0, 2, 1), 0)
         q, v = jax.lax.switch(branch, (first_bases, same_bases, next_bases), h, state.q, v)
-        return like(updates, grads), SoapState(optax.safe_increment(state.step), m, v, h, q)
+        return cast_like(updates, grads), SoapState(optax.safe_increment(state.step), m, v, h, q)
 
-    def gathered(g: jax.Array, h: tuple[jax.Array | None, ...]) -> tuple[jax.Array | None, ...]:
+    def update_preconditioners(g: jax.Array, h: tuple[jax.Array | None, ...]) -> tuple[jax.Array | None, ...]:
         return tuple(
             None if old is None else b2 * old + (1 - b2) * gram(g, axis) for axis, old in enumerate(h)
         )
@@ -154,14 +161,14 @@ def at_least_float32(p: jax.Array) -> Any:
 def rotate(x: jax.Array, q: tuple[jax.Array | None, ...]) -> jax.Array:
     """Into the bases q: Q_L^T x Q_R."""
     for axis, one in enumerate(q):
-        x = x if one is None else along(one.conj().T, x, axis)
+        x = x if one is None else multiply_along(one.conj().T, x, axis)
     return x
 
 
 def rotate_back(x: jax.Array, q: tuple[jax.Array | None, ...]) -> jax.Array:
     """Out of the bases q: Q_L x Q_R^T."""
     for axis, one in enumerate(q):
-        x = x if one is None else along(one, x, axis)
+        x = x if one is None else multiply_along(one, x, axis)
     return x
 
 

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 
 
 class YogiState(NamedTuple):
@@ -66,7 +73,7 @@ def yogi(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.0944']
     """
-    check_rate("yogi", learning_rate)
+    check_learning_rate("yogi", learning_rate)
     check.between("yogi", "b1", b1, 0, 1)
     check.between("yogi", "b2", b2, 0, 1)
     check.between("yogi", "eps", eps, 0)
@@ -91,6 +98,6 @@ def yogi(
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             eps_t = eps / jnp.sqrt(bias2) if eps_before_correction else eps
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v) + eps_t)), m_hat, v_hat)
-        return like(updates, grads), YogiState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), YogiState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

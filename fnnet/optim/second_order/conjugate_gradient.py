@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like, times, zeros
-from fnnet.optim.second_order.line_search import LineSearch, along, dot, scaled, wolfe
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like, times, zeros_like
+from fnnet.optim.line_search import LineSearch, dot, line_function, scale_direction, wolfe
 
 Beta = Literal["fletcher_reeves", "polak_ribiere", "hestenes_stiefel", "dai_yuan"]
 NEAR_EXACT: LineSearch = partial(wolfe, c2=0.1)
@@ -95,8 +95,8 @@ def conjugate_gradient(
         dtype = jax.eval_shape(dot, params, params).dtype
         return ConjugateGradientState(
             jnp.zeros([], jnp.int32),
-            zeros(params),
-            zeros(params),
+            zeros_like(params),
+            zeros_like(params),
             jnp.zeros([], dtype),
             jnp.zeros([], dtype),
             no_evaluations(),
@@ -112,7 +112,7 @@ def conjugate_gradient(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, ConjugateGradientState]:
-        needs("conjugate_gradient", params=params, value=value, grad=grad, value_fn=value_fn)
+        require("conjugate_gradient", params=params, value=value, grad=grad, value_fn=value_fn)
         y = jax.tree.map(jnp.subtract, grads, state.g)
         gg, gg_before = dot(grads, grads), dot(state.g, state.g)
         if beta == "fletcher_reeves":
@@ -137,12 +137,12 @@ def conjugate_gradient(
         first = jnp.minimum(1, quotient(1, jnp.sqrt(gg)))
         as_before = quotient(state.alpha * state.slope, slope)
         first = jnp.where((state.since > 0) & (as_before > 0), as_before, first)
-        found = line_search(along(value_fn, params, d), value, slope, first)
+        found = line_search(line_function(value_fn, params, d), value, slope, first)
 
         since = jnp.where(found.step > 0, jnp.where(restart, 1, state.since + 1), 0)
         evaluations = state.evaluations.plus(values=1, gradients=1).plus(*found.evaluations)
         new = ConjugateGradientState(since, grads, d, found.step, slope, evaluations)
-        return scaled(found.step, d), like(new, state)
+        return scale_direction(found.step, d), cast_like(new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -11,7 +11,7 @@ from fnnet import check
 from fnnet.optim.vector import as_vector
 
 
-class Flat(NamedTuple):
+class FlatProblem(NamedTuple):
     """The network and its loss as functions of vectors, in float32 at least."""
 
     theta: jax.Array  # float[p], the params
@@ -20,12 +20,12 @@ class Flat(NamedTuple):
     to_tree: Callable[[jax.Array], optax.Params]  # float[p] -> a tree like params, in its dtypes
 
 
-def float_of(params: optax.Params) -> Any:
+def dtype_of(params: optax.Params) -> Any:
     """The dtype of the params together, float32 at least."""
     return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
 
-def flatten(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any) -> Flat:
+def flatten_problem(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any) -> FlatProblem:
     """The problem in vectors.
 
     Raises:
@@ -42,10 +42,10 @@ def flatten(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any)
     def loss(z: jax.Array) -> jax.Array:
         return loss_fn(z.reshape(shape.shape).astype(shape.dtype)).astype(theta.dtype)
 
-    return Flat(theta, predict, loss, to_tree)
+    return FlatProblem(theta, predict, loss, to_tree)
 
 
-def gauss_newton_matrix(flat: Flat) -> tuple[jax.Array, int]:
+def gauss_newton_matrix(flat: FlatProblem) -> tuple[jax.Array, int]:
     """G = J^T H J, float[p, p], and how many products its J took, min(n, p).
 
     H meets J as p products with a vector, and is never built: they cost what p passes through the loss alone
@@ -63,7 +63,7 @@ def gauss_newton_matrix(flat: Flat) -> tuple[jax.Array, int]:
     return (G + G.T) / 2, min(n, p)
 
 
-def solve(A: jax.Array, b: jax.Array, damping: Any) -> jax.Array:
+def solve_damped(A: jax.Array, b: jax.Array, damping: Any) -> jax.Array:
     """(A + damping I)^-1 b, A symmetric and positive semidefinite; if singular, the shortest least squares'.
 
     Eigenvalues of the sum below p eps times the largest are rounding, and count as 0.

@@ -7,9 +7,21 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, first_step, like, next_step
-from fnnet.optim.second_order.curvature import finite_or_zero, flatten, gauss_newton_matrix, solve
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    init_step,
+    next_step,
+)
+from fnnet.optim.second_order.curvature import (
+    finite_or_zero,
+    flatten_problem,
+    gauss_newton_matrix,
+    solve_damped,
+)
 
 
 class GaussNewtonState(NamedTuple):
@@ -66,11 +78,11 @@ def gauss_newton(
         >>> updates
         Array(2., dtype=float32)
     """
-    check_rate("gauss_newton", learning_rate)
+    check_learning_rate("gauss_newton", learning_rate)
     check.between("gauss_newton", "damping", damping, 0)
 
     def init(params: optax.Params) -> GaussNewtonState:
-        return GaussNewtonState(first_step(learning_rate, damping), no_evaluations())
+        return GaussNewtonState(init_step(learning_rate, damping), no_evaluations())
 
     def update(
         grads: optax.Updates,
@@ -81,13 +93,13 @@ def gauss_newton(
         loss_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GaussNewtonState]:
-        needs("gauss_newton", params=params, predict_fn=predict_fn, loss_fn=loss_fn)
+        require("gauss_newton", params=params, predict_fn=predict_fn, loss_fn=loss_fn)
         alpha, lambda_ = at_step(learning_rate, state.step), at_step(damping, state.step)
-        flat = flatten("gauss_newton", params, predict_fn, loss_fn)
+        flat = flatten_problem("gauss_newton", params, predict_fn, loss_fn)
         g = ravel_pytree(grads)[0].astype(flat.theta.dtype)
         G, products = gauss_newton_matrix(flat)
-        d = finite_or_zero(-alpha * solve(G, g, lambda_))
+        d = finite_or_zero(-alpha * solve_damped(G, g, lambda_))
         evaluations = state.evaluations.plus(values=1, gradients=1, products=products)
-        return like(flat.to_tree(d), grads), GaussNewtonState(next_step(state.step), evaluations)
+        return cast_like(flat.to_tree(d), grads), GaussNewtonState(next_step(state.step), evaluations)
 
     return optax.GradientTransformationExtraArgs(init, update)

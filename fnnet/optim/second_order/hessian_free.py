@@ -10,9 +10,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like
-from fnnet.optim.second_order.curvature import finite_or_zero, flatten, float_of
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like
+from fnnet.optim.second_order.curvature import dtype_of, finite_or_zero, flatten_problem
 
 LEAST, MOST = 1e-20, 1e10  # lambda stays between: it must come back from either end
 
@@ -97,7 +97,7 @@ def hessian_free(
     marks = sorted({*back, max_iterations})
 
     def init(params: optax.Params) -> HessianFreeState:
-        lambda_ = jnp.asarray(damping, float_of(params))
+        lambda_ = jnp.asarray(damping, dtype_of(params))
         return HessianFreeState(lambda_, jax.tree.map(jnp.zeros_like, params), no_evaluations())
 
     def update(
@@ -111,8 +111,8 @@ def hessian_free(
         loss_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, HessianFreeState]:
-        needs(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
-        flat = flatten(name, params, predict_fn, loss_fn)
+        require(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
+        flat = flatten_problem(name, params, predict_fn, loss_fn)
         dtype = flat.theta.dtype
         g, x = (ravel_pytree(tree)[0].astype(dtype) for tree in (grads, state.x))
         lambda_ = state.lambda_.astype(dtype)
@@ -121,25 +121,25 @@ def hessian_free(
         _, vjp = jax.vjp(flat.predict, flat.theta)
         _, hessian = jax.linearize(jax.grad(flat.loss), z)
 
-        def damped(v: jax.Array) -> jax.Array:
+        def damped_product(v: jax.Array) -> jax.Array:
             return vjp(hessian(jvp(v)))[0] + lambda_ * v
 
-        cg = _conjugate_gradient(damped, g, decay * x, marks, tolerance)
+        cg = _conjugate_gradient(damped_product, g, decay * x, marks, tolerance)
 
         def loss_after(j: jax.Array) -> jax.Array:
-            trial = value_fn(optax.apply_updates(params, like(flat.to_tree(cg.kept[j]), grads)))
+            trial = value_fn(optax.apply_updates(params, cast_like(flat.to_tree(cg.kept[j]), grads)))
             return jnp.where(jnp.isfinite(trial), trial, jnp.inf).astype(dtype)
 
-        def go_back(now: _Back) -> _Back:
+        def step_back(now: _Backtrack) -> _Backtrack:
             before = loss_after(now.j - 1)
             falls = before <= now.F
             j = jnp.where(falls, now.j - 1, now.j)
-            return _Back(j, jnp.where(falls, before, now.F), ~falls | (j == 0), now.values + 1)
+            return _Backtrack(j, jnp.where(falls, before, now.F), ~falls | (j == 0), now.values + 1)
 
         last = jnp.searchsorted(jnp.array(marks), cg.i)
-        end = _Back(last, loss_after(last), last == 0, jnp.asarray(1, jnp.int32))
+        end = _Backtrack(last, loss_after(last), last == 0, jnp.asarray(1, jnp.int32))
         if backtracking:
-            end = jax.lax.while_loop(lambda now: ~now.done, go_back, end)
+            end = jax.lax.while_loop(lambda now: ~now.done, step_back, end)
 
         d = finite_or_zero(cg.kept[end.j])
         model = cg.phi_kept[end.j] - lambda_ * (d @ d) / 2  # g^T d + d^T G d / 2
@@ -152,12 +152,12 @@ def hessian_free(
             x=flat.to_tree(finite_or_zero(cg.x)),
             evaluations=state.evaluations.plus(1 + end.values, 1, 1 + cg.i),
         )
-        return like(flat.to_tree(d), grads), like(now, state)
+        return cast_like(flat.to_tree(d), grads), cast_like(now, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class _Back(NamedTuple):
+class _Backtrack(NamedTuple):
     """The way back over conjugate gradient's iterates."""
 
     j: jax.Array  # int32[], place of the iterate

@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times, zeros
-from fnnet.optim.second_order.line_search import LineSearch, along, dot, scaled, wolfe
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
+from fnnet.optim.line_search import LineSearch, dot, line_function, scale_direction, wolfe
 
 
 class LbfgsState(NamedTuple):
@@ -80,7 +87,7 @@ def lbfgs(
         True
     """
     if learning_rate is not None:
-        check_rate("lbfgs", learning_rate)
+        check_learning_rate("lbfgs", learning_rate)
     check.is_positive("lbfgs", "memory_size", memory_size)
 
     def init(params: optax.Params) -> LbfgsState:
@@ -91,8 +98,8 @@ def lbfgs(
         return LbfgsState(
             step=jnp.zeros([], jnp.int32),
             pairs=jnp.zeros([], jnp.int32),
-            params=zeros(params),
-            grads=zeros(params),
+            params=zeros_like(params),
+            grads=zeros_like(params),
             s=memory(),
             y=memory(),
             rho=jnp.zeros([memory_size], dtype),
@@ -110,9 +117,9 @@ def lbfgs(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LbfgsState]:
-        needs("lbfgs", params=params)
+        require("lbfgs", params=params)
         if linesearch is not None:
-            needs("lbfgs", value=value, grad=grad, value_fn=value_fn)
+            require("lbfgs", value=value, grad=grad, value_fn=value_fn)
 
         s = jax.tree.map(jnp.subtract, params, state.params)
         y = jax.tree.map(jnp.subtract, grads, state.grads)
@@ -156,11 +163,13 @@ def lbfgs(
 
         evaluations = state.evaluations.plus(values=1, gradients=1)
         if linesearch is not None:
-            found = linesearch(along(value_fn, params, d), value, dot(grad, d), 1.0)
-            d = scaled(found.step, d)
+            found = linesearch(line_function(value_fn, params, d), value, dot(grad, d), 1.0)
+            d = scale_direction(found.step, d)
             rho = jnp.where(found.step > 0, rho, 0)
             evaluations = evaluations.plus(*found.evaluations)
         step = optax.safe_increment(state.step)
-        return d, LbfgsState(step, pairs, like(params, state.params), grads, s, y, rho, gamma, evaluations)
+        return d, LbfgsState(
+            step, pairs, cast_like(params, state.params), grads, s, y, rho, gamma, evaluations
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,9 +9,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like
-from fnnet.optim.second_order.curvature import finite_or_zero, flatten, float_of, gauss_newton_matrix
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like
+from fnnet.optim.second_order.curvature import dtype_of, finite_or_zero, flatten_problem, gauss_newton_matrix
 
 LEAST, MOST = 1e-20, 1e10  # mu stays between: it must come back from either end
 
@@ -106,7 +106,7 @@ def levenberg_marquardt(
         raise ValueError(f'{name}: rule={rule!r}, wanted "nielsen" or "marquardt"')
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
-        dtype = float_of(params)
+        dtype = dtype_of(params)
         return LevenbergMarquardtState(jnp.asarray(damping, dtype), jnp.asarray(2, dtype), no_evaluations())
 
     def update(
@@ -120,8 +120,8 @@ def levenberg_marquardt(
         loss_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
-        needs(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
-        flat = flatten(name, params, predict_fn, loss_fn)
+        require(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
+        flat = flatten_problem(name, params, predict_fn, loss_fn)
         g = ravel_pytree(grads)[0].astype(flat.theta.dtype)
         mu, nu = state.mu.astype(g.dtype), state.nu.astype(g.dtype)
 
@@ -133,7 +133,7 @@ def levenberg_marquardt(
             -jax.scipy.linalg.cho_solve((factor, True), g)
         )  # NaN where it is not positive definite
 
-        updates = like(flat.to_tree(d), grads)
+        updates = cast_like(flat.to_tree(d), grads)
         predicted = d @ (mu * D * d - g) / 2
         trial = value_fn(optax.apply_updates(params, updates))
         rho = jnp.asarray(value - trial, g.dtype) / predicted
@@ -150,6 +150,6 @@ def levenberg_marquardt(
             evaluations=state.evaluations.plus(values=2, gradients=1, products=products),
         )
         updates = jax.tree.map(lambda u: jnp.where(accepted, u, 0), updates)
-        return like(updates, grads), like(now, state)
+        return cast_like(updates, grads), cast_like(now, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

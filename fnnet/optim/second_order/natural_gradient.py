@@ -8,9 +8,22 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, first_step, like, next_step
-from fnnet.optim.second_order.curvature import Flat, finite_or_zero, flatten, gauss_newton_matrix, solve
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    init_step,
+    next_step,
+)
+from fnnet.optim.second_order.curvature import (
+    FlatProblem,
+    finite_or_zero,
+    flatten_problem,
+    gauss_newton_matrix,
+    solve_damped,
+)
 
 
 class NaturalGradientState(NamedTuple):
@@ -73,13 +86,13 @@ def natural_gradient(
         >>> bool(jnp.allclose(updates, (1 - p) / (p * (1 - p))))
         True
     """
-    check_rate("natural_gradient", learning_rate)
+    check_learning_rate("natural_gradient", learning_rate)
     check.between("natural_gradient", "damping", damping, 0)
     if fisher not in ("exact", "empirical"):
         raise ValueError(f'natural_gradient: fisher={fisher!r}, wanted "exact" or "empirical"')
 
     def init(params: optax.Params) -> NaturalGradientState:
-        return NaturalGradientState(first_step(learning_rate, damping), no_evaluations())
+        return NaturalGradientState(init_step(learning_rate, damping), no_evaluations())
 
     def update(
         grads: optax.Updates,
@@ -90,22 +103,22 @@ def natural_gradient(
         loss_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, NaturalGradientState]:
-        needs("natural_gradient", params=params, predict_fn=predict_fn, loss_fn=loss_fn)
+        require("natural_gradient", params=params, predict_fn=predict_fn, loss_fn=loss_fn)
         alpha, lambda_ = at_step(learning_rate, state.step), at_step(damping, state.step)
-        flat = flatten("natural_gradient", params, predict_fn, loss_fn)
+        flat = flatten_problem("natural_gradient", params, predict_fn, loss_fn)
         g = ravel_pytree(grads)[0].astype(flat.theta.dtype)
         if fisher == "exact":
             F, products = gauss_newton_matrix(flat)
         else:
             F, products = _empirical_fisher(flat, jax.eval_shape(predict_fn, params).shape)
-        d = finite_or_zero(-alpha * solve(F, g, lambda_))
+        d = finite_or_zero(-alpha * solve_damped(F, g, lambda_))
         evaluations = state.evaluations.plus(values=1, gradients=1, products=products)
-        return like(flat.to_tree(d), grads), NaturalGradientState(next_step(state.step), evaluations)
+        return cast_like(flat.to_tree(d), grads), NaturalGradientState(next_step(state.step), evaluations)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _empirical_fisher(flat: Flat, shape: tuple[int, ...]) -> tuple[jax.Array, int]:
+def _empirical_fisher(flat: FlatProblem, shape: tuple[int, ...]) -> tuple[jax.Array, int]:
     """1/N sum_i s_i s_i^T, and how many products it took, N."""
     if not shape:
         raise ValueError(

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like, times
-from fnnet.optim.second_order.line_search import LineSearch, along, backtracking, dot, scaled
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like, times
+from fnnet.optim.line_search import LineSearch, backtracking, dot, line_function, scale_direction
 
 
 class NewtonCgState(NamedTuple):
@@ -99,7 +99,7 @@ def newton_cg(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, NewtonCgState]:
-        needs("newton_cg", params=params, value=value, grad=grad, value_fn=value_fn)
+        require("newton_cg", params=params, value=value, grad=grad, value_fn=value_fn)
         # B v for many v: what does not depend on v is computed once.
         _, times_hessian = jax.linearize(jax.grad(value_fn), params)
         norm = jnp.sqrt(dot(grads, grads))
@@ -109,7 +109,7 @@ def newton_cg(
         def solving(now: Carry) -> jax.Array:
             return (jnp.sqrt(now.rr) > eta * norm) & ~now.concave & (now.products < max_products)
 
-        def solve(now: Carry) -> Carry:
+        def iterate(now: Carry) -> Carry:
             Bd = times_hessian(now.d)
             curvature = dot(now.d, Bd)
             concave = ~((curvature > 0) & jnp.isfinite(curvature))
@@ -124,13 +124,13 @@ def newton_cg(
         zeros = jax.tree.map(jnp.zeros_like, grads)
         none = jnp.zeros([], jnp.int32)
         end = jax.lax.while_loop(
-            solving, solve, Carry(zeros, grads, steepest, norm**2, none, jnp.zeros([], bool))
+            solving, iterate, Carry(zeros, grads, steepest, norm**2, none, jnp.zeros([], bool))
         )
         descends = dot(grad, end.p) < 0  # not where the first vector was concave: p is 0
         p = jax.tree.map(lambda p, d: jnp.where(descends, p, d), end.p, steepest)
 
-        found = line_search(along(value_fn, params, p), value, dot(grad, p), 1.0)
+        found = line_search(line_function(value_fn, params, p), value, dot(grad, p), 1.0)
         evaluations = state.evaluations.plus(1, 1, end.products).plus(*found.evaluations)
-        return scaled(found.step, p), NewtonCgState(like(norm, state.norm), evaluations)
+        return scale_direction(found.step, p), NewtonCgState(cast_like(norm, state.norm), evaluations)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -72,7 +72,7 @@ def clip_by_norm(max_norm: chex.Numeric) -> optax.GradientTransformationExtraArg
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        return jax.tree.map(lambda g: _shorten(g, _norm(g), max_norm), grads), state
+        return jax.tree.map(lambda g: _clip_to_norm(g, _global_norm(g), max_norm), grads), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
 
@@ -108,10 +108,10 @@ def clip_by_global_norm(
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        norm = _norm(grads)
+        norm = _global_norm(grads)
         if not (isinstance(eps, int | float) and eps == 0):  # bit for bit optax's without it
             norm = norm + eps
-        return jax.tree.map(lambda g: _shorten(g, norm, max_norm), grads), state
+        return jax.tree.map(lambda g: _clip_to_norm(g, norm, max_norm), grads), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
 
@@ -184,12 +184,12 @@ def _no_state(params: optax.Params) -> optax.EmptyState:
     return optax.EmptyState()
 
 
-def _norm(tree: Any) -> jax.Array:
+def _global_norm(tree: Any) -> jax.Array:
     """The norm of all elements of all arrays, taken as one vector."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(g.real) + jnp.square(g.imag)) for g in jax.tree.leaves(tree)))
 
 
-def _shorten(g: jax.Array, norm: jax.Array, max_norm: chex.Numeric) -> jax.Array:
+def _clip_to_norm(g: jax.Array, norm: jax.Array, max_norm: chex.Numeric) -> jax.Array:
     """The array g times max_norm / norm where that is less than 1."""
     # A gradient of 0 stays, even where no other is allowed.
     fits = (norm < max_norm) | (norm == 0)

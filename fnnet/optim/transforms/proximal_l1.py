@@ -11,12 +11,12 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    check_scheduled,
-    first_step,
+    check_learning_rate,
+    check_number_or_schedule,
+    init_step,
     next_step,
 )
-from fnnet.optim.transforms.weight_decay import where_masked
+from fnnet.optim.transforms.weight_decay import map_masked
 
 
 class ProximalL1State(NamedTuple):
@@ -63,12 +63,12 @@ def proximal_l1(
         >>> params + updates
         Array([0.9, 0. ], dtype=float32)
     """
-    check_rate("proximal_l1", learning_rate)
-    check_scheduled("proximal_l1", "strength", strength)
+    check_learning_rate("proximal_l1", learning_rate)
+    check_number_or_schedule("proximal_l1", "strength", strength)
     check.between("proximal_l1", "strength", strength, 0)
 
     def init(params: optax.Params) -> ProximalL1State:
-        return ProximalL1State(first_step(strength, learning_rate))
+        return ProximalL1State(init_step(strength, learning_rate))
 
     def update(
         grads: optax.Updates, state: ProximalL1State, params: optax.Params | None = None, **extra: Any
@@ -82,6 +82,6 @@ def proximal_l1(
             size = jnp.maximum(jnp.abs(z) - jnp.asarray(threshold, jnp.abs(z).dtype), 0)
             return (jnp.sign(z) * size - p).astype(u.dtype)
 
-        return where_masked(shrink, mask, grads, params), ProximalL1State(next_step(state.step))
+        return map_masked(shrink, mask, grads, params), ProximalL1State(next_step(state.step))
 
     return optax.GradientTransformationExtraArgs(init, update)

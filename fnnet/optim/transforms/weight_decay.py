@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_scheduled, first_step, next_step
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_number_or_schedule,
+    init_step,
+    next_step,
+)
 
 
 class AddDecayedWeightsState(NamedTuple):
@@ -48,10 +54,10 @@ def add_decayed_weights(
         >>> optimizer.update(jnp.zeros(2), optimizer.init(params), params)[0]
         Array([-0.1,  0.2], dtype=float32)
     """
-    check_scheduled("add_decayed_weights", "weight_decay", weight_decay)
+    check_number_or_schedule("add_decayed_weights", "weight_decay", weight_decay)
 
     def init(params: optax.Params) -> AddDecayedWeightsState:
-        return AddDecayedWeightsState(first_step(weight_decay))
+        return AddDecayedWeightsState(init_step(weight_decay))
 
     def update(
         grads: optax.Updates, state: AddDecayedWeightsState, params: optax.Params | None = None, **extra: Any
@@ -79,10 +85,10 @@ def add_weight_decay(
     def add(u: jax.Array, p: jax.Array) -> jax.Array:
         return (u + decay * p).astype(u.dtype)
 
-    return where_masked(add, mask, updates, params)
+    return map_masked(add, mask, updates, params)
 
 
-def where_masked(
+def map_masked(
     f: Callable[[jax.Array, jax.Array], jax.Array], mask: Any, updates: optax.Updates, params: optax.Params
 ) -> optax.Updates:
     """f(update, param) where the mask, a tree of booleans or a function of params, is True; all where it is None."""

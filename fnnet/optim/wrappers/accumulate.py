@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import at_step, like
+from fnnet.optim.hyperparameters import at_step, cast_like
 
 
 class AccumulateState(NamedTuple):
@@ -80,13 +80,15 @@ def accumulate(
         total = jax.tree.map(add, state.mean, grads)
 
         def step(total: optax.Updates, state: AccumulateState) -> tuple[optax.Updates, AccumulateState]:
-            updates, inner = optimizer.update(like(total, grads), state.inner, params, **extra)
+            updates, inner = optimizer.update(cast_like(total, grads), state.inner, params, **extra)
             zeros = jax.tree.map(jnp.zeros_like, state.mean)
             steps = optax.safe_increment(state.step)
-            return like(updates, grads), AccumulateState(jnp.zeros_like(n), steps, zeros, inner)
+            return cast_like(updates, grads), AccumulateState(jnp.zeros_like(n), steps, zeros, inner)
 
         def wait(total: optax.Updates, state: AccumulateState) -> tuple[optax.Updates, AccumulateState]:
-            return jax.tree.map(jnp.zeros_like, grads), state._replace(batch=n, mean=like(total, state.mean))
+            return jax.tree.map(jnp.zeros_like, grads), state._replace(
+                batch=n, mean=cast_like(total, state.mean)
+            )
 
         return jax.lax.cond(n >= k, step, wait, total, state)
 

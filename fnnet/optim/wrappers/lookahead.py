@@ -9,7 +9,7 @@ import optax
 from optax import LookaheadParams
 
 from fnnet import check
-from fnnet.optim.hyperparameters import copies, times
+from fnnet.optim.hyperparameters import copy_tree, times
 
 
 class LookaheadState(NamedTuple):
@@ -73,7 +73,7 @@ def lookahead(
         return LookaheadState(
             fast_state=fast_optimizer.init(params.fast if paired else params),
             steps_since_sync=jnp.zeros([], jnp.int32),
-            slow=None if paired else copies(params),
+            slow=None if paired else copy_tree(params),
         )
 
     def update(

@@ -10,7 +10,7 @@ import optax
 
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import abs_sq, like, times
+from fnnet.optim.hyperparameters import abs_sq, cast_like, times
 
 
 class SamState(NamedTuple):
@@ -77,7 +77,7 @@ def sam(
         if adaptive:
             t = jax.tree.map(lambda p: jnp.abs(p) + jnp.asarray(eta, p.dtype), theta)
             g = jax.tree.map(jnp.multiply, t, g)
-        size = norm(g)
+        size = nonzero_norm(g)
         g = jax.tree.map(lambda g: g / size.astype(g.dtype), g)
         if adaptive:
             g = jax.tree.map(jnp.multiply, t, g)
@@ -105,7 +105,7 @@ def sam(
         theta, g = params, grads
         for _ in range(sync_period - 1):
             theta = ascend(theta, g)
-            g = like(jax.grad(value_fn)(theta), grads)
+            g = cast_like(jax.grad(value_fn)(theta), grads)
         updates, opt_state = optimizer.update(g, state.opt_state, params, value_fn=value_fn, **extra)
         evaluations = state.evaluations.plus(values=sync_period, gradients=sync_period)
         return updates, SamState(opt_state, evaluations)
@@ -113,7 +113,7 @@ def sam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def norm(g: optax.Updates) -> jax.Array:
+def nonzero_norm(g: optax.Updates) -> jax.Array:
     """|g| over all leaves, in float32 at least; 1 in place of 0, to divide by."""
     squares = [abs_sq(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))) for leaf in jax.tree.leaves(g)]
     square = sum((jnp.sum(s) for s in squares), jnp.zeros([]))

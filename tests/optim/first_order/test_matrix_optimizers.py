@@ -13,7 +13,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import fnnet as fn
-from fnnet.optim.first_order.muon import PRESETS
+from fnnet.optim.first_order.newton_schulz import PRESETS
 
 SHAPES = {"matrix": (4, 3), "tensor": (2, 3, 2), "vector": (3,), "number": ()}
 

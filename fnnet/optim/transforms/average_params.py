@@ -1,4 +1,4 @@
-"""Averages: of numbers as they come, exponentially weighted, and of a network's weights along its training."""
+"""Averages of the params along training: an exponential moving average, and the mean (Polyak-Ruppert)."""
 
 from typing import Any, NamedTuple
 
@@ -8,89 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-
-
-class ExponentialAverageState(NamedTuple):
-    """What an exponentially weighted average remembers."""
-
-    step: jax.Array  # int32[], values seen
-    mean: Any  # v, not corrected, like x
-
-
-def exponential_average_init(x: Any) -> ExponentialAverageState:
-    """The state before the first value. Of x, an array or a tree of them, only shapes and dtypes are read."""
-    return ExponentialAverageState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, x))
-
-
-def exponential_average_update(
-    state: ExponentialAverageState, x: Any, decay: chex.Numeric = 0.9, debias: bool = True
-) -> tuple[ExponentialAverageState, Any]:
-    """One value more of an exponentially weighted average: a pure function, a step of a scan.
-
-        v <- decay v + (1 - decay) x            v = 0 at first
-        average = v / (1 - decay^t)             t = 1 for the first value; v itself without the correction
-
-    The weights of the values are (1 - decay) decay^0, (1 - decay) decay^1, ... from the last one back. They sum to
-    1 - decay^t, by which the correction divides; without it the first averages are too near 0.
-
-    Args:
-        state: from `exponential_average_init`, or the last update's.
-        x: an array or a tree of them.
-        decay: share of the old v that is kept, in [0, 1): a memory of about 1 / (1 - decay) values.
-        debias: whether the bias is corrected.
-
-    Twin: `optax.ema(decay, debias)`, equal bit for bit.
-
-    Raises:
-        ValueError: decay is not in [0, 1).
-
-    Source: Kingma & Ba 2015, arXiv:1412.6980, section 3.
-
-    Example:
-        >>> state = fn.optim.exponential_average_init(jnp.zeros(()))
-        >>> state, average = fn.optim.exponential_average_update(state, jnp.array(3.0), decay=0.5)
-        >>> state, average = fn.optim.exponential_average_update(state, jnp.array(6.0), decay=0.5)
-        >>> average
-        Array(5., dtype=float32)
-    """
-    check.between("exponential_average_update", "decay", decay, 0, 1)
-    t = optax.safe_increment(state.step)
-    mean = jax.tree.map(lambda v, x: ((1 - decay) * x + decay * v).astype(v.dtype), state.mean, x)
-    bias: Any = 1 - decay**t
-    average = jax.tree.map(lambda v: v / bias.astype(v.dtype), mean) if debias else mean
-    return ExponentialAverageState(t, mean), average
-
-
-def exponential_average(values: Any, decay: chex.Numeric = 0.9, debias: bool = True) -> Any:
-    """The exponentially weighted average after each of the values: a curve made smooth.
-
-    Args:
-        values: an array, or a tree of them, whose first axis is time, such as the losses of a run.
-        decay: share of the old average that is kept, in [0, 1).
-        debias: whether the bias is corrected, see `exponential_average_update`.
-
-    Returns:
-        The averages, of the values' shape.
-
-    Raises:
-        ValueError: decay is not in [0, 1); values has no first axis.
-
-    Example:
-        >>> [f"{average:.2f}" for average in fn.optim.exponential_average(jnp.array([3.0, 6.0, 6.0]), decay=0.5)]
-        ['3.00', '5.00', '5.57']
-        >>> fn.optim.exponential_average(jnp.array([3.0, 6.0, 6.0]), decay=0.5, debias=False)
-        Array([1.5  , 3.75 , 4.875], dtype=float32)
-    """
-    check.between("exponential_average", "decay", decay, 0, 1)
-    values = jax.tree.map(jnp.asarray, values)
-    if not all(jnp.ndim(v) for v in jax.tree.leaves(values)):
-        raise ValueError(
-            f"exponential_average: values is {check.describe(values)}, wanted a first axis, time"
-        )
-    # Integers would stay integers, and their average be 0.
-    values = jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jnp.inexact) else v.astype(float), values)
-    first = exponential_average_init(jax.tree.map(lambda v: jnp.zeros(v.shape[1:], v.dtype), values))
-    return jax.lax.scan(lambda s, x: exponential_average_update(s, x, decay, debias), first, values)[1]
 
 
 class AverageParamsState(NamedTuple):

@@ -39,16 +39,18 @@ def dot(a: Any, b: Any) -> jax.Array:
     return sum(jax.tree.leaves(jax.tree.map(of_leaf, a, b)), jnp.zeros([], jnp.float32))
 
 
-def scaled(step: chex.Numeric, direction: Any) -> Any:
+def scale_direction(step: chex.Numeric, direction: Any) -> Any:
     """step * direction in the dtypes of direction; 0 where the step is 0, even if the direction is not finite."""
     return jax.tree.map(lambda d: jnp.where(step == 0, jnp.zeros_like(d), times(step, d)), direction)
 
 
-def along(value_fn: Callable[[Any], jax.Array], params: Any, direction: Any) -> Phi:
+def line_function(value_fn: Callable[[Any], jax.Array], params: Any, direction: Any) -> Phi:
     """phi(a) = f(theta + a d), phi'(a) = grad f(theta + a d).d."""
 
     def phi(step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, grad = jax.value_and_grad(value_fn)(optax.apply_updates(params, scaled(step, direction)))
+        value, grad = jax.value_and_grad(value_fn)(
+            optax.apply_updates(params, scale_direction(step, direction))
+        )
         return value, dot(jax.tree.map(jnp.conj, grad), direction)
 
     return phi
@@ -211,7 +213,7 @@ def wolfe(
     def search(now: Bracket) -> Bracket:
         low, high = now.low, now.high
         longer = jnp.minimum(jnp.where(now.tries == 0, step, grow * low.step), max_step)
-        a = jnp.where(jnp.isinf(high.step), longer, between(low, high, now.before)).astype(step.dtype)
+        a = jnp.where(jnp.isinf(high.step), longer, interpolate(low, high, now.before)).astype(step.dtype)
         new_value, new_slope = (jnp.asarray(x).astype(step.dtype) for x in phi(a))
         finite = jnp.isfinite(new_value) & jnp.isfinite(new_slope)
         new = Point(a, jnp.where(finite, new_value, jnp.inf), jnp.where(finite, new_slope, 0))
@@ -226,13 +228,13 @@ def wolfe(
 
         too_far = ~enough | rises
         turned = ~too_far & (new.slope * jnp.sign(high.step - low.step) >= 0)
-        best = choose(decrease & (new.value <= now.best.value), new, now.best)
+        best = select_point(decrease & (new.value <= now.best.value), new, now.best)
         narrow = jnp.abs(high.step - low.step) <= precision
         longest = (a >= max_step) & jnp.isinf(high.step) & ~too_far & ~turned
         return Bracket(
-            low=choose(too_far, low, new),
-            high=choose(too_far, new, choose(turned, low, high)),
-            before=choose(too_far | turned, high, low),
+            low=select_point(too_far, low, new),
+            high=select_point(too_far, new, select_point(turned, low, high)),
+            before=select_point(too_far | turned, high, low),
             last=new,
             best=best,
             tries=now.tries + 1,
@@ -244,11 +246,11 @@ def wolfe(
     end = jax.lax.while_loop(
         searching, search, Bracket(start, nowhere, nowhere, start, start, jnp.zeros([], jnp.int32), no, no)
     )
-    taken = choose(end.found, end.last, end.best)
+    taken = select_point(end.found, end.last, end.best)
     return Search(taken.step, taken.value, end.found, no_evaluations().plus(end.tries, end.tries))
 
 
-def between(low: Point, high: Point, before: Point) -> jax.Array:
+def interpolate(low: Point, high: Point, before: Point) -> jax.Array:
     """The next step to try in a bracket: of a cubic, of a quadratic, or the middle. Values may be infinite."""
     width = jnp.abs(high.step - low.step)
 
@@ -268,7 +270,7 @@ def between(low: Point, high: Point, before: Point) -> jax.Array:
     return jnp.where(inside(cubic, 0.2), cubic, jnp.where(inside(quadratic, 0.1), quadratic, middle))
 
 
-def choose(condition: jax.Array, yes: Point, no: Point) -> Point:
+def select_point(condition: jax.Array, yes: Point, no: Point) -> Point:
     """The one point or the other."""
     return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
 

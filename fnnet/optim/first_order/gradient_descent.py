@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like
-from fnnet.optim.second_order.line_search import LineSearch, along, backtracking, dot, scaled
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like
+from fnnet.optim.line_search import LineSearch, backtracking, dot, line_function, scale_direction
 
 
 class GradientDescentState(NamedTuple):
@@ -82,11 +82,13 @@ def gradient_descent(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GradientDescentState]:
-        needs("gradient_descent", params=params, value=value, grad=grad, value_fn=value_fn)
+        require("gradient_descent", params=params, value=value, grad=grad, value_fn=value_fn)
         d = jax.tree.map(jnp.negative, grads)
-        found = line_search(along(value_fn, params, d), value, dot(grad, d), state.alpha)
+        found = line_search(line_function(value_fn, params, d), value, dot(grad, d), state.alpha)
         alpha = jnp.where(found.step > 0, jnp.minimum(grow * found.step, max_step), state.alpha)
         evaluations = state.evaluations.plus(values=1, gradients=1).plus(*found.evaluations)
-        return scaled(found.step, d), GradientDescentState(like(alpha, state.alpha), evaluations)
+        return scale_direction(found.step, d), GradientDescentState(
+            cast_like(alpha, state.alpha), evaluations
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""Optimizers written by hand, one a file, each equal step by step to its optax twin (`TWINS`) or another baseline."""
+"""Optimizers, one per file. Each equals its optax twin (`TWINS`), or another baseline, step by step."""
 
 from fnnet.optim.derivative_free.cma_es import cma_es
 from fnnet.optim.derivative_free.differential_evolution import differential_evolution

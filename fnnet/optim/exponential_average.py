@@ -11,33 +11,33 @@ from fnnet import check
 
 
 class ExponentialAverageState(NamedTuple):
-    """What an exponentially weighted average remembers."""
+    """The state of an exponentially weighted average."""
 
     step: jax.Array  # int32[], values seen
     mean: Any  # v, not corrected, like x
 
 
 def exponential_average_init(x: Any) -> ExponentialAverageState:
-    """The state before the first value. Of x, an array or a tree of them, only shapes and dtypes are read."""
+    """The state before the first value. x is an array or a tree of arrays; only shapes and dtypes are read."""
     return ExponentialAverageState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, x))
 
 
 def exponential_average_update(
     state: ExponentialAverageState, x: Any, decay: chex.Numeric = 0.9, debias: bool = True
 ) -> tuple[ExponentialAverageState, Any]:
-    """One value more of an exponentially weighted average: a pure function, a step of a scan.
+    """Adds one value to an exponentially weighted average. A pure function, usable as the step of a scan.
 
-        v <- decay v + (1 - decay) x            v = 0 at first
+        v <- decay v + (1 - decay) x            v = 0 at the start
         average = v / (1 - decay^t)             t = 1 for the first value; v itself without the correction
 
-    The weights of the values are (1 - decay) decay^0, (1 - decay) decay^1, ... from the last one back. They sum to
-    1 - decay^t, by which the correction divides; without it the first averages are too near 0.
+    The values have the weights (1 - decay) decay^0, (1 - decay) decay^1, ..., the newest first. They sum to 1 -
+    decay^t, and the correction divides by that sum. Without it the first averages are too close to 0.
 
     Args:
-        state: from `exponential_average_init`, or the last update's.
-        x: an array or a tree of them.
-        decay: share of the old v that is kept, in [0, 1): a memory of about 1 / (1 - decay) values.
-        debias: whether the bias is corrected.
+        state: from `exponential_average_init` or the previous update.
+        x: an array or a tree of arrays.
+        decay: fraction of the old v that is kept, in [0, 1). The average covers about 1 / (1 - decay) values.
+        debias: whether to correct the bias.
 
     Twin: `optax.ema(decay, debias)`, equal bit for bit.
 
@@ -62,15 +62,15 @@ def exponential_average_update(
 
 
 def exponential_average(values: Any, decay: chex.Numeric = 0.9, debias: bool = True) -> Any:
-    """The exponentially weighted average after each of the values: a curve made smooth.
+    """The exponentially weighted average after each value: a smoothed curve.
 
     Args:
-        values: an array, or a tree of them, whose first axis is time, such as the losses of a run.
-        decay: share of the old average that is kept, in [0, 1).
-        debias: whether the bias is corrected, see `exponential_average_update`.
+        values: an array, or a tree of arrays, whose first axis is time, such as the losses of a run.
+        decay: fraction of the old average that is kept, in [0, 1).
+        debias: whether to correct the bias, see `exponential_average_update`.
 
     Returns:
-        The averages, of the values' shape.
+        The averages, in the shape of the values.
 
     Raises:
         ValueError: decay is not in [0, 1); values has no first axis.
@@ -87,7 +87,7 @@ def exponential_average(values: Any, decay: chex.Numeric = 0.9, debias: bool = T
         raise ValueError(
             f"exponential_average: values is {check.describe(values)}, wanted a first axis, time"
         )
-    # Integers would stay integers, and their average be 0.
+    # Averages of integers would be rounded to integers.
     values = jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jnp.inexact) else v.astype(float), values)
     first = exponential_average_init(jax.tree.map(lambda v: jnp.zeros(v.shape[1:], v.dtype), values))
     return jax.lax.scan(lambda s, x: exponential_average_update(s, x, decay, debias), first, values)[1]

@@ -1,4 +1,4 @@
-"""Evolution strategies of Salimans et al. (2017): a gradient from the values of a cloud of points."""
+"""The evolution strategy of Salimans et al. (2017): a gradient estimated from the values of random points."""
 
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ from fnnet.optim.vector import as_vector
 
 
 class OpenaiEsState(NamedTuple):
-    """What the strategy remembers. The middle of the cloud is the params."""
+    """The state of the strategy. The points are drawn around the params."""
 
     step: jax.Array  # int32[], updates taken
-    key: chex.PRNGKey  # for the clouds to come
+    key: chex.PRNGKey  # for the next points
     evaluations: Evaluations  # values only
 
 
@@ -38,30 +38,31 @@ def openai_es(
         g = 1 / (2 k sigma) sum_i (u_i+ - u_i-) e_i
         theta <- theta - alpha g
 
-    With ranks=False the values take the place of u, and g is an unbiased estimate of the gradient of
-    E[L(theta + sigma e)], the smoothed loss; for a quadratic L that is the gradient of L.
+    With ranks=False the values replace u, and g is an unbiased estimate of the gradient of the smoothed loss
+    E[L(theta + sigma e)]. For a quadratic L that is the gradient of L.
 
-    The new params are the middle of the next cloud; their value is not taken. A step costs `population`
-    values, all taken anew on the batch of that step. The gradient is not read. A value that is not finite
-    ranks last; with ranks=False its pair is left out.
+    The next points are drawn around the new params, whose value is not computed. A step computes `population` values
+    on the batch of that step. The gradient is not used. A value that is not finite ranks last; with ranks=False its
+    pair is left out.
 
-    To hand g to another rule, as the authors do with Adam:
-    `optax.chain(openai_es(1.0), optax.scale(-1.0), adam(1e-2))`.
+    To pass g to another optimizer, as the authors do with Adam: `optax.chain(openai_es(1.0), optax.scale(-1.0),
+    adam(1e-2))`.
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. With ranks, g has no unit of the loss.
-        sigma: standard deviation of the cloud, in units of the params; a number or a schedule of the step.
-        population: points a step, an even number. All are evaluated at once, by vmap.
-        ranks: ranks in place of values, so that only the order of the values matters.
-        seed: an int, or a key of jax.
+        learning_rate: alpha, a number or a schedule of the step. With ranks, g does not depend on the scale of the
+            loss.
+        sigma: standard deviation of the points, in units of the params; a number or a schedule of the step.
+        population: number of points per step, even. All are evaluated at once, by vmap.
+        ranks: True to use ranks instead of values, so that only the order of the values matters.
+        seed: an int or a JAX key.
 
-    The authors' program leaves out the 1 / sigma of the paper: alpha there is ours divided by sigma.
+    The authors' program leaves out the factor 1 / sigma of the paper: its alpha is ours divided by sigma.
 
     Baseline: the sum in NumPy with the same draws, equal to 1e-12 in float64; the gradient of a quadratic.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or sigma is negative; population
-            is no positive even int; the params are not real; update is called without `value_fn` or the
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or sigma is negative;
+            population is not a positive even int; the params are not real; update is called without `value_fn` or the
             params.
 
     Source: Salimans, Ho, Chen, Sidor & Sutskever 2017, arXiv:1703.03864, algorithm 1 and section 2.1.

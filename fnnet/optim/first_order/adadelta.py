@@ -1,4 +1,4 @@
-"""Adadelta: Adagrad with a window, and steps in the units of the params (Zeiler 2012, arXiv:1212.5701, algorithm 1)."""
+"""Adadelta: Adagrad with decaying means, and steps in the units of the params (Zeiler 2012, arXiv:1212.5701)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class AdadeltaState(NamedTuple):
-    """What Adadelta remembers."""
+    """The state of Adadelta."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     e_g: optax.Params  # mean of the squared gradient, like params
@@ -46,19 +46,19 @@ def adadelta(
         theta <- theta - alpha x
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. 1 is the paper's rule, and PyTorch's default.
-            (`optax.adadelta()` has no default: in optax 0.2.8 it leaves the minus sign out too, and ascends.)
-        rho: share of the old means that is kept, in [0, 1).
-        eps: starts the steps, and keeps the quotient finite.
-        weight_decay: lambda, a number or a schedule of the step; as an L2 penalty, it passes through the rule.
-        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one;
-            all unless given.
+        learning_rate: alpha, a number or a schedule of the step. 1 is the paper's rule and PyTorch's default. (optax
+            has None, and `optax.adadelta()` in 0.2.8 leaves out the minus sign as well, so it ascends.)
+        rho: fraction of the old means that is kept, in [0, 1).
+        eps: gives the first steps their size, and keeps the quotient finite.
+        weight_decay: lambda, a number or a schedule of the step. It is added to the gradient, as an L2 penalty.
+        weight_decay_mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes
+            one from params: True where a param decays. All do by default.
 
-    Twin: `optax.adadelta(learning_rate)` with the learning rate given, equal bit for bit.
+    Twin: `optax.adadelta(learning_rate)` with a learning rate given, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or lambda are negative; rho is not
-            in [0, 1); with a weight decay, `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or lambda is negative;
+            rho is not in [0, 1); `update` is called without params while lambda is not 0.
 
     Source: Zeiler 2012, arXiv:1212.5701.
 

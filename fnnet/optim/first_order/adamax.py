@@ -19,11 +19,11 @@ from fnnet.optim.hyperparameters import (
 
 
 class AdamaxState(NamedTuple):
-    """What Adamax remembers."""
+    """The state of Adamax."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
-    u: optax.Params  # largest size of a gradient, the older ones shrunk, like params
+    u: optax.Params  # decaying maximum of |gradient|, like params
 
 
 def adamax(
@@ -34,7 +34,7 @@ def adamax(
     *,
     eps_in_max: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adamax: a step is at most about alpha, whatever the gradients' size.
+    """Adamax. A step is at most about alpha, whatever the size of the gradients.
 
         m <- b1 m + (1 - b1) g          m_hat = m / (1 - b1^t)
         u <- max(b2 u, |g| + eps)
@@ -42,18 +42,18 @@ def adamax(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step. The paper's and PyTorch's is 0.002.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old u that is kept, in [0, 1).
-        eps: keeps the quotient finite. The paper has none: where all gradients so far are 0, its quotient is
-            0 / 0, and eps=0 gives NaN there.
-        eps_in_max: True as above, PyTorch's; False for u <- max(b2 u, |g|) and m_hat / (u + eps), Keras's
-            (1e-7).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old u that is kept, in [0, 1).
+        eps: keeps the quotient finite. The paper has no eps: where all gradients so far are 0, eps=0 gives 0 / 0 =
+            NaN.
+        eps_in_max: True as above, as in PyTorch. False for u <- max(b2 u, |g|) and m_hat / (u + eps), as in Keras
+            (with 1e-7).
 
-    Twin: `optax.adamax`, equal bit for bit; PyTorch's is the same rule.
+    Twin: `optax.adamax`, equal bit for bit. PyTorch uses the same rule.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or eps are negative; b1 or b2
-            are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or eps is negative; b1 or b2
+            is not in [0, 1).
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 2.
 

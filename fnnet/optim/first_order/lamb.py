@@ -1,4 +1,4 @@
-"""LAMB: Adam with a rate for each layer, in proportion to its weights (You et al. 2020, arXiv:1904.00962)."""
+"""LAMB: Adam with a learning rate for each layer, proportional to its weights (You et al. 2020, arXiv:1904.00962)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from fnnet.optim.transforms.weight_decay import add_weight_decay, map_masked
 
 
 class LambState(NamedTuple):
-    """What LAMB remembers."""
+    """The state of LAMB."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -44,7 +44,7 @@ def lamb(
     phi_max: chex.Numeric | None = None,
     trust_ratio_mask: Any | Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """LAMB. Each array of the params is a layer, with a rate of its own.
+    """LAMB. Each array of the params counts as a layer with its own learning rate.
 
         m <- b1 m + (1 - b1) g          m_hat = m / (1 - b1^t)
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
@@ -54,28 +54,27 @@ def lamb(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite. (Keras's is 1e-7.)
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        weight_decay: lambda, a number or a schedule of the step. The paper's is 0.01.
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays; all
-            unless given. Biases and gains are often spared.
-        bias_correction: False for m_hat = m and v_hat = v, as in much code for PyTorch that follows the paper's first
-            version.
-        decay_in_ratio: True as above, the paper's; False leaves lambda theta out of u and adds it to the step,
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        weight_decay: lambda, a number or a schedule of the step. The paper uses 0.01.
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param decays. All do by default. Biases and gains are often left out.
+        bias_correction: False for m_hat = m and v_hat = v, as in the paper's first version and much PyTorch code.
+        decay_in_ratio: True as above and in the paper. False leaves lambda theta out of u and adds it to the step,
             theta <- theta - alpha (ratio u + lambda theta), as Keras does.
-        phi_min: lower bound of phi; none unless given. The paper leaves the bounds open.
-        phi_max: upper bound of phi; none unless given. (10 is common.)
-        trust_ratio_mask: as mask: which arrays have the ratio, 1 for the others; all unless given. apex spares those
-            without decay.
+        phi_min: lower bound of phi; none by default. The paper leaves the bounds open.
+        phi_max: upper bound of phi; none by default. (10 is common.)
+        trust_ratio_mask: like `mask`: True where an array has the ratio; elsewhere it is 1. All have it by default.
+            (apex leaves out arrays without decay.)
 
-    Twin: `optax.lamb`, equal bit for bit; to a rounding where alpha and lambda are both schedules, as optax counts
-    their steps apart.
+    Twin: `optax.lamb`, equal bit for bit; up to rounding if alpha and lambda are both schedules, whose steps optax
+    counts separately.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, an eps, lambda or a bound of phi are
-            negative; b1 or b2 are not in [0, 1); `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, an eps, lambda or a bound of
+            phi is negative; b1 or b2 is not in [0, 1); `update` is called without params.
 
     Source: You et al. 2020, arXiv:1904.00962, algorithm 2.
 

@@ -1,4 +1,4 @@
-"""LARS: a rate for each layer, in proportion to its weights (You, Gitman & Ginsburg 2017, arXiv:1708.03888)."""
+"""LARS: a learning rate for each layer, proportional to its weights (You, Gitman & Ginsburg 2017, arXiv:1708.03888)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class LarsState(NamedTuple):
-    """What LARS remembers."""
+    """The state of LARS."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
@@ -41,7 +41,7 @@ def lars(
     joint_norm: bool = True,
     rate_in_velocity: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """LARS. Each array of the params is a layer, with a rate of its own.
+    """LARS. Each array of the params counts as a layer with its own learning rate.
 
         u = g + lambda theta
         ratio = eta |theta| / (|u| + eps)           1 where a norm is 0
@@ -50,25 +50,25 @@ def lars(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        weight_decay: lambda, a number or a schedule of the step. The paper's is 0.0005.
-        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: what
-            decays. Biases and gains are often spared.
+        weight_decay: lambda, a number or a schedule of the step. The paper uses 0.0005.
+        weight_decay_mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes
+            one from params: True where a param decays. Biases and gains are often left out.
         trust_coefficient: eta.
         eps: keeps the quotient finite.
-        trust_ratio_mask: as weight_decay_mask: which arrays have the ratio; 1 for the others.
+        trust_ratio_mask: like `weight_decay_mask`: True where an array has the ratio; elsewhere it is 1.
         momentum: mu, in [0, 1).
         nesterov: theta <- theta - (mu v + alpha ratio u).
-        joint_norm: True as above, optax's; False for ratio = eta |theta| / (|g| + lambda |theta| + eps), the
-            paper's (and MLPerf's and apex's). The same without decay.
-        rate_in_velocity: True as above, the paper's: v holds steps. False for v <- mu v + ratio u,
-            theta <- theta - alpha v, that of LARS in front of PyTorch's SGD, as in apex: a change of alpha then
-            reaches the whole of v. The same while alpha is constant.
+        joint_norm: True as above and in optax. False for ratio = eta |theta| / (|g| + lambda |theta| + eps), as in
+            the paper, MLPerf and apex. Without decay the two are the same.
+        rate_in_velocity: True as above and in the paper: v holds steps. False for v <- mu v + ratio u, theta <- theta
+            - alpha v, as with LARS before PyTorch's SGD in apex: a change of alpha then affects all of v. With a
+            constant alpha the two are the same.
 
     Twin: `optax.lars`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, lambda, eta or eps are negative; mu is
-            not in [0, 1); `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, lambda, eta or eps is
+            negative; mu is not in [0, 1); `update` is called without params.
 
     Source: You, Gitman & Ginsburg 2017, arXiv:1708.03888, eq. 6 and algorithm 1.
 

@@ -20,7 +20,7 @@ from fnnet.optim.hyperparameters import (
 
 
 class MomentumState(NamedTuple):
-    """What momentum remembers."""
+    """The state of momentum."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
@@ -42,16 +42,17 @@ def momentum(
     Args:
         learning_rate: alpha, a number or a schedule of the step.
         momentum: mu, in [0, 1).
-        accumulator_dtype: dtype in which v is kept; the params' unless given.
-        dampening: v <- mu v + (1 - dampening) g. With dampening = mu, v is the moving average of Ng's notes.
-            (PyTorch's `dampening` spares the first step.)
+        accumulator_dtype: dtype of v; the params' dtype by default.
+        dampening: v <- mu v + (1 - dampening) g. With dampening = mu, v is a moving average, as in Ng's notes.
+            (PyTorch does not apply `dampening` in the first step.)
         rate_in_velocity: v <- mu v - alpha g, theta <- theta + v, as in Polyak, Sutskever and Keras: a change of
-            alpha then reaches only the gradients to come. The same while alpha is constant.
+            alpha then affects only later gradients. With a constant alpha the two are the same.
 
     Twin: `optax.sgd(learning_rate, momentum)`, which is PyTorch's form, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative; mu is not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or is negative; mu is not in [0,
+            1).
 
     Source: Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
 

@@ -20,7 +20,7 @@ from fnnet.optim.hyperparameters import (
 
 
 class NesterovState(NamedTuple):
-    """What Nesterov's momentum remembers."""
+    """The state of Nesterov's momentum."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
@@ -33,28 +33,29 @@ def nesterov(
     *,
     rate_in_velocity: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradient descent with Nesterov's momentum: the velocity of the next step, one step ahead.
+    """Gradient descent with Nesterov momentum, which uses the velocity one step ahead.
 
         v <- mu v + g
         theta <- theta - alpha (mu v + g)
 
-    theta stands for the point at which Nesterov takes the gradient, theta + mu v in Sutskever's letters: the form
-    of Bengio et al., PyTorch and optax.
+    theta is the point at which Nesterov takes the gradient, theta + mu v in Sutskever's notation. This is the form of
+    Bengio et al., PyTorch and optax.
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
         momentum: mu, in [0, 1).
-        accumulator_dtype: dtype in which v is kept; the params' unless given.
-        rate_in_velocity: v <- mu v - alpha g, theta <- theta + mu v - alpha g, as in Sutskever and Keras: a change
-            of alpha then reaches only the gradients to come. The same while alpha is constant.
+        accumulator_dtype: dtype of v; the params' dtype by default.
+        rate_in_velocity: v <- mu v - alpha g, theta <- theta + mu v - alpha g, as in Sutskever and Keras: a change of
+            alpha then affects only later gradients. With a constant alpha the two are the same.
 
     Twin: `optax.sgd(learning_rate, momentum, nesterov=True)`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative; mu is not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or is negative; mu is not in [0,
+            1).
 
-    Source: Nesterov 1983; Sutskever et al. 2013, "On the importance of initialization and momentum in deep
-    learning"; in this form Bengio, Boulanger-Lewandowski & Pascanu 2012, arXiv:1212.0901.
+    Source: Nesterov 1983; Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning";
+    in this form Bengio, Boulanger-Lewandowski & Pascanu 2012, arXiv:1212.0901.
 
     Example:
         >>> optimizer = fn.optim.nesterov(0.1, 0.9)

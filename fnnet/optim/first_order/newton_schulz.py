@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 Coefficients = tuple[chex.Numeric, chex.Numeric, chex.Numeric]
 
-# One triple for all steps, or one for each.
+# One triple for all steps, or one per step.
 PRESETS: dict[str, Any] = {
     "standard": (3.4445, -4.7750, 2.0315),
     "dion": (
@@ -29,8 +29,8 @@ def newton_schulz(
     preconditioning: str,
     eps: chex.Numeric,
 ) -> jax.Array:
-    """About U V^T of a matrix m = U S V^T: steps with the triples (a, b, c), the last of which is repeated."""
-    if m.shape[0] > m.shape[1]:  # x x^T is smaller this way round
+    """About U V^T of a matrix m = U S V^T. Each step uses one of the triples (a, b, c); the last one is repeated."""
+    if m.shape[0] > m.shape[1]:  # the Gram matrix is smaller for the transpose
         return newton_schulz(m.T, triples, steps, preconditioning, eps).T
 
     def step(x: jax.Array, gram: jax.Array, triple: Coefficients) -> jax.Array:
@@ -59,7 +59,7 @@ def newton_schulz(
 
 
 def coefficient_triples(ns_coeffs: Any) -> tuple[Coefficients, ...]:
-    """The coefficients (a, b, c) of Newton-Schulz steps, one triple or more, or raises."""
+    """The coefficients (a, b, c) of Newton-Schulz steps, one triple or several. Raises ValueError otherwise."""
     if isinstance(ns_coeffs, str):
         if ns_coeffs not in PRESETS:
             raise ValueError(f"muon: ns_coeffs={ns_coeffs!r}, wanted one of {tuple(PRESETS)} or triples")
@@ -67,6 +67,6 @@ def coefficient_triples(ns_coeffs: Any) -> tuple[Coefficients, ...]:
     shape = jnp.asarray(ns_coeffs).shape
     if len(shape) not in (1, 2) or shape[-1] != 3 or shape[0] == 0:
         raise ValueError(
-            f"muon: ns_coeffs has shape {shape}, wanted (3,), or (steps, 3) with one triple a step"
+            f"muon: ns_coeffs has shape {shape}, wanted (3,), or (steps, 3) with one triple per step"
         )
     return (ns_coeffs,) if len(shape) == 1 else tuple(ns_coeffs)

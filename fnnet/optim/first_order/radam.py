@@ -1,4 +1,4 @@
-"""RAdam: Adam without its first steps' luck (Liu et al. 2020, arXiv:1908.03265)."""
+"""RAdam: Adam with rectified early steps (Liu et al. 2020, arXiv:1908.03265)."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from fnnet.optim.hyperparameters import (
 
 
 class RadamState(NamedTuple):
-    """What RAdam remembers."""
+    """The state of RAdam."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -48,27 +48,28 @@ def radam(
         theta <- theta - alpha r m_hat / (sqrt(v_hat + eps_root) + eps)         else
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. It serves both branches, though the first
-            one's steps have the gradient's size.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1). Up to 0.6 rho_inf is at most 4: momentum for ever.
-        eps: keeps the quotient finite. The paper has none.
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        threshold: number of gradients that v must stand for, above 4. 5 is the authors' code's and PyTorch's:
-            with b2 = 0.999, the first 5 steps are momentum. The paper's is 4, with which 4 are.
+        learning_rate: alpha, a number or a schedule of the step. It applies to both branches, although steps in the
+            first scale with the gradient.
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1). If b2 is at most 0.6, rho_inf is at most 4, and all steps
+            are momentum.
+        eps: keeps the quotient finite. The paper has no eps.
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        threshold: least rho for the second branch, 4 or more. The authors' code and PyTorch use 5: with b2 = 0.999,
+            the first 5 steps are momentum. The paper uses 4, which makes it 4 steps.
         nesterov: m_hat as in `nadam`.
-        eps_before_correction: eps is added to sqrt(v) before the correction, as `adam` says: PyTorch's and
-            the authors' code's.
+        eps_before_correction: True adds eps to sqrt(v) before the bias correction, see `adam`, as in PyTorch and the
+            authors' code.
 
-    Twin: `optax.radam`, equal bit for bit; but a derivative through the first steps is a number here, and NaN
-    there. PyTorch's is the same rule with eps_before_correction=True.
+    Twin: `optax.radam`, equal bit for bit. But a derivative through the first steps is finite here, and NaN in optax.
+    PyTorch uses the rule with eps_before_correction=True.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or an eps are negative; b1 or b2
-            are not in [0, 1); the threshold is below 4, where r is no number.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or an eps is negative; b1 or
+            b2 is not in [0, 1); the threshold is below 4, where r would be undefined.
 
-    Source: Liu et al. 2020, "On the variance of the adaptive learning rate and beyond", arXiv:1908.03265,
-    algorithm 2.
+    Source: Liu et al. 2020, "On the variance of the adaptive learning rate and beyond", arXiv:1908.03265, algorithm
+    2.
 
     Example:
         >>> optimizer = fn.optim.radam(0.1)
@@ -98,7 +99,7 @@ def radam(
         rho = rho_inf - 2 * t * b2**t / bias2
         r_sq = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
         rectify = rho >= threshold
-        r = jnp.sqrt(jnp.where(rectify, r_sq, 1))  # the root of a number below 0 makes a run's derivative NaN
+        r = jnp.sqrt(jnp.where(rectify, r_sq, 1))  # no root of a negative number, whose derivative is NaN
 
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)

@@ -1,4 +1,4 @@
-"""RMSProp: gradients divided by their running size (Tieleman & Hinton 2012)."""
+"""RMSProp: gradients divided by their root mean square (Tieleman & Hinton 2012)."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from fnnet.optim.hyperparameters import (
 
 
 class RmspropState(NamedTuple):
-    """What RMSProp remembers. A field that the variant does not use is None."""
+    """The state of RMSProp. A field that the variant does not use is None."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule or bias_correction
     s: optax.Params  # mean of the squared gradient, like params
@@ -44,7 +44,7 @@ def rmsprop(
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp: plain, centered, with momentum.
 
-        s <- rho s + (1 - rho) g^2                              s = initial_scale at first
+        s <- rho s + (1 - rho) g^2                              s = initial_scale at the start
         m <- rho m + (1 - rho) g                                centered, else m = 0
         x <- alpha g / sqrt(s - m^2 + eps)
         theta <- theta - x                                      plain
@@ -53,22 +53,23 @@ def rmsprop(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        decay: rho, share of the old means that is kept, in [0, 1). (PyTorch's alpha is 0.99.)
+        decay: rho, fraction of the old means that is kept, in [0, 1). (PyTorch calls it alpha and uses 0.99.)
         eps: keeps the quotient finite.
-        initial_scale: s at first; TensorFlow's is 1.
-        eps_in_sqrt: True as above, Hinton's and TensorFlow's; False for g / (sqrt(s - m^2) + eps), PyTorch's.
-        centered: divide by the standard deviation, as in Graves.
-        momentum: mu, in [0, 1); None for no velocity.
-        nesterov: with a momentum, Nesterov's.
-        bias_correction: s and m divided by 1 - rho^t, as in Adam.
-        rate_in_velocity: True as above, TensorFlow's: v holds steps. False for v <- mu v + x / alpha,
-            theta <- theta - alpha v, PyTorch's: a change of alpha then reaches the whole of v.
+        initial_scale: s at the start. TensorFlow uses 1.
+        eps_in_sqrt: True as above, as in Hinton's lecture and TensorFlow; False for g / (sqrt(s - m^2) + eps), as in
+            PyTorch.
+        centered: True to divide by the standard deviation, as in Graves.
+        momentum: mu, in [0, 1); None for no momentum.
+        nesterov: True for Nesterov momentum.
+        bias_correction: True to divide s and m by 1 - rho^t, as in Adam.
+        rate_in_velocity: True as above and in TensorFlow: v holds steps. False for v <- mu v + x / alpha, theta <-
+            theta - alpha v, as in PyTorch: a change of alpha then affects all of v.
 
     Twin: `optax.rmsprop`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or the first s are negative; rho or
-            mu are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or the initial s is
+            negative; rho or mu is not in [0, 1).
 
     Source: Tieleman & Hinton 2012, "Lecture 6.5: RMSProp"; centered: Graves 2013, arXiv:1308.0850, eq. 38-45.
 

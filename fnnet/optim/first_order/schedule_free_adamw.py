@@ -14,7 +14,7 @@ from fnnet.optim.wrappers.schedule_free import one_step_ahead, schedule_free, wi
 
 
 class NormalizedState(NamedTuple):
-    """What Adam without momentum remembers."""
+    """The state of Adam without momentum."""
 
     step: jax.Array  # int32[], updates taken
     v: optax.Params  # mean of the squared gradient, like params
@@ -41,25 +41,25 @@ def schedule_free_adamw(
         z <- z - alpha (g / (sqrt(v_hat) + eps) + lambda y)
 
     Args:
-        learning_rate: alpha, a number, or a schedule of the step without decay.
-        warmup_steps: alpha rises in a line from 0 over so many steps; at once unless given.
-        b1: share of x in y, in (0, 1), in place of Adam's momentum.
-        b2: share of the old v that is kept, in [0, 1).
+        learning_rate: alpha, a number or a schedule of the step. The schedule should not decay.
+        warmup_steps: number of steps over which alpha rises linearly from 0; no warm-up by default.
+        b1: fraction of x in y, in (0, 1). It replaces Adam's momentum.
+        b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite.
         weight_decay: lambda, multiplied by alpha.
         weight_lr_power: exponent of alpha in the weights, as in `schedule_free`.
-        state_dtype: dtype in which z is kept; the params' unless given.
-        r: exponent of the step in the weights.
-        sum_dtype: dtype in which the sum of the weights is kept, as in `schedule_free`.
+        state_dtype: dtype of z; the params' dtype by default.
+        r: exponent of the step in the weights, as in `schedule_free`.
+        sum_dtype: dtype of the sum of the weights, as in `schedule_free`.
         rate_from_zero: as in `schedule_free_sgd`.
-        bias_in_rate: True for v_hat = v and alpha sqrt(1 - b2^t) in place of alpha, in the step, the decay and the
-            weights: the paper's experiments, and AdamWScheduleFreePaper in the authors' package.
+        bias_in_rate: True for v_hat = v and alpha sqrt(1 - b2^t) instead of alpha, in the step, the decay and the
+            weights: as in the paper's experiments, and in AdamWScheduleFreePaper of the authors' package.
 
     Twin: `optax.contrib.schedule_free_adamw`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: as `schedule_free`; b2 is not in [0, 1); eps or lambda are negative; warmup_steps is no
-            positive int, or given with a schedule.
+        TypeError, ValueError: as `schedule_free`; b2 is not in [0, 1); eps or lambda is negative; warmup_steps is not
+            a positive int, or is given with a schedule.
 
     Source: Defazio et al. 2024, arXiv:2405.15682, algorithm 1.
 

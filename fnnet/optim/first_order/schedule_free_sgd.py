@@ -29,22 +29,23 @@ def schedule_free_sgd(
         z <- z - alpha (g + lambda y)
 
     Args:
-        learning_rate: alpha, a number, or a schedule of the step without decay.
-        warmup_steps: alpha rises in a line from 0 over so many steps; at once unless given.
-        b1: share of x in y, in (0, 1). (The authors call it momentum.)
+        learning_rate: alpha, a number or a schedule of the step. The schedule should not decay.
+        warmup_steps: number of steps over which alpha rises linearly from 0; no warm-up by default.
+        b1: fraction of x in y, in (0, 1). (The authors call it momentum.)
         weight_decay: lambda; None for none.
         weight_lr_power: exponent of alpha in the weights, as in `schedule_free`.
-        state_dtype: dtype in which z is kept; the params' unless given.
-        r: exponent of the step in the weights.
-        sum_dtype: dtype in which the sum of the weights is kept, as in `schedule_free`.
-        rate_from_zero: True for optax's order: step t has the alpha of t - 1, with a warm-up 0 at first, and the weight
-            of t. False for the authors': both are those of t, so that the first step is warmup_steps times smaller.
+        state_dtype: dtype of z; the params' dtype by default.
+        r: exponent of the step in the weights, as in `schedule_free`.
+        sum_dtype: dtype of the sum of the weights, as in `schedule_free`.
+        rate_from_zero: True as in optax: step t uses alpha at t - 1, which is 0 in the first step of a warm-up, and
+            the weight at t. False as in the authors' code: both are those at t, so that the first step uses alpha /
+            warmup_steps.
 
     Twin: `optax.contrib.schedule_free_sgd`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: as `schedule_free`; lambda is negative; warmup_steps is no positive int, or given with a
-            schedule.
+        TypeError, ValueError: as `schedule_free`; lambda is negative; warmup_steps is not a positive int, or is given
+            with a schedule.
 
     Source: Defazio et al. 2024, arXiv:2405.15682.
 

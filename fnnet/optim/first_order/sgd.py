@@ -18,7 +18,7 @@ from fnnet.optim.hyperparameters import (
 
 
 class SgdState(NamedTuple):
-    """What gradient descent remembers."""
+    """The state of gradient descent."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
 
@@ -35,14 +35,14 @@ def sgd(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        momentum: None for the rule above; a number makes it `momentum(learning_rate, momentum)`.
-        nesterov: with a momentum, makes it `nesterov(learning_rate, momentum)`.
-        accumulator_dtype: dtype of the momentum buffer; the params' unless given.
+        momentum: None for the rule above; a number for `momentum(learning_rate, momentum)`.
+        nesterov: True for `nesterov(learning_rate, momentum)`, if there is a momentum.
+        accumulator_dtype: dtype of the velocity; the params' dtype by default.
 
     Twin: `optax.sgd`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or is negative.
 
     Source: Robbins & Monro 1951, "A stochastic approximation method".
 

@@ -19,11 +19,11 @@ from fnnet.optim.hyperparameters import (
 
 
 class ShampooState(NamedTuple):
-    """What Shampoo remembers. Of an axis of length n: n x n, or n where it is longer than `max_dim`."""
+    """The state of Shampoo. For an axis of length n a preconditioner is (n, n), or (n,) if n is above `max_dim`."""
 
     step: jax.Array  # int32[], updates taken
-    h: Any  # like params, a tuple each: L, R, ... of its axes
-    roots: Any | None  # their inverse roots, if they are not computed at each step
+    h: Any  # like params, a tuple of preconditioners L, R, ... for each param, one per axis
+    roots: Any | None  # their inverse roots, unless they are computed at each step
     v: optax.Params | None  # velocity, like params, with momentum
 
 
@@ -43,26 +43,26 @@ def shampoo(
         theta <- theta - alpha x
         v <- mu v + x,  theta <- theta - alpha v                with momentum
 
-    A param with k axes has k preconditioners, each the sum of the products over all other axes, with the power
-    -1/(2k): for a vector that is AdaGrad with the full matrix, for a number plain AdaGrad.
+    A param with k axes has k preconditioners, with the power -1/(2k). Each sums the products over all other axes. For
+    a vector this is Adagrad with the full matrix, for a number plain Adagrad.
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        momentum: mu, in [0, 1); None for no velocity, as in the paper's algorithm (its experiments use 0.9).
-        eps: keeps the roots finite, 0 or more. It is added to the sum, the paper's first L being eps I.
-        decay: rho, in [0, 1): L <- rho L + (1 - rho) g g^T, a mean of recent gradients; None for the sum.
-        precondition_every: steps from one computation of the roots to the next, which is the costly part; L and R
-            take up each gradient all the same. The first step computes them.
-        max_dim: an axis longer than this keeps only the diagonal of its preconditioner.
+        momentum: mu, in [0, 1); None for no momentum, as in the paper's algorithm. (Its experiments use 0.9.)
+        eps: keeps the roots finite, 0 or more. It is added to the sum. (In the paper, L starts as eps I.)
+        decay: rho, in [0, 1), for a decaying mean, L <- rho L + (1 - rho) g g^T; None for the sum.
+        precondition_every: number of steps between computations of the roots, which are the costly part. L and R
+            still take in every gradient. The first step computes the roots.
+        max_dim: for an axis longer than this, only the diagonal of the preconditioner is kept.
 
     Memory: for a matrix m x n, m^2 + n^2 numbers, twice that with precondition_every above 1, and m n with momentum.
-        Preconditioners are in float32 where params are in half precision.
+    Preconditioners are in float32 if params are in half precision.
 
     Baseline: the equation in NumPy, to 1e-10 in float64.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or eps are negative; mu or rho are not
-            in [0, 1); precondition_every or max_dim is no positive int.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or eps is negative; mu or rho
+            are not in [0, 1); precondition_every or max_dim is not a positive int.
 
     Source: Gupta, Koren & Singer 2018, arXiv:1802.09568, algorithms 1 and 2.
 
@@ -142,28 +142,28 @@ def shampoo(
 
 
 def shape_of(p: jax.Array) -> tuple[int, ...]:
-    """The shape, a number being a vector of length 1; without axes where there is nothing to do."""
+    """The shape of p. A number counts as a vector of length 1; an empty array has no axes."""
     return () if p.size == 0 else p.shape or (1,)
 
 
 def gram(g: jax.Array, axis: int) -> jax.Array:
-    """g g^T, summed over all axes but one: (n, n)."""
+    """g g^T, float[n, n], summed over all axes but one."""
     rows = jnp.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
     return rows @ rows.conj().T
 
 
 def multiply_along(h: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    """h x along an axis, h a matrix or the diagonal of one."""
+    """h x along an axis, where h is a matrix or the diagonal of one."""
     if h.ndim == 1:
         return jnp.expand_dims(h, [a for a in range(x.ndim) if a != axis]) * x
     return jnp.moveaxis(jnp.tensordot(h, x, axes=(1, axis)), 0, axis)
 
 
 def inverse_root(h: jax.Array, p: int, eps: chex.Numeric) -> jax.Array:
-    """(h + eps I)^(-1/p) of a matrix that is positive semi-definite, or of a diagonal; 0 in the place of 1 / 0."""
+    """(h + eps I)^(-1/p), where h is positive semidefinite or the diagonal of such a matrix; 0 instead of 1 / 0."""
 
     def power(eigenvalues: jax.Array) -> jax.Array:
-        # Rounding can bring an eigenvalue of 0 below 0.
+        # Rounding can make an eigenvalue of 0 negative.
         raised = jnp.maximum(eigenvalues, 0) + eps
         return jnp.where(raised > 0, jnp.where(raised > 0, raised, 1) ** (-1 / p), 0)
 

@@ -22,13 +22,13 @@ from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class SoapState(NamedTuple):
-    """What SOAP remembers. Half precision is kept in float32."""
+    """The state of SOAP, in float32 for params in half precision."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
     v: optax.Params  # mean of its square in the eigenbasis, like params
-    h: Any  # like params, a tuple each: L, R, ... of its axes, (n, n); None for an axis left alone
-    q: Any  # their eigenvectors, as columns; largest eigenvalue first
+    h: Any  # like params, a tuple of L, R, ... for each param, (n, n) for each axis; None for axes left as they are
+    q: Any  # their eigenvectors as columns, largest eigenvalue first
 
 
 def soap(
@@ -52,38 +52,38 @@ def soap(
         theta <- theta - alpha (Q_L x' Q_R^T + lambda theta)
 
         L <- b2 L + (1 - b2) g g^T,  R <- b2 R + (1 - b2) g^T g
-        Q_L <- QR(L Q_L),  Q_R <- QR(R Q_R)                     every few steps
+        Q_L <- QR(L Q_L),  Q_R <- QR(R Q_R)                     every `precondition_every` steps
 
-    A param with k axes has k bases. One step of L Q and a QR decomposition brings Q closer to the eigenvectors;
-    before it, the columns of Q, and v with them, are put in order of q^T L q, largest first.
+    A param with k axes has k bases. Each multiplication L Q followed by a QR decomposition brings Q closer to the
+    eigenvectors. Before it, the columns of Q, and v with them, are sorted by q^T L q, largest first.
 
-    The first update is 0: it makes the first Q, the eigenvectors of g g^T, and t counts from the second one on.
-    Where the batch does not change, g' is then diagonal but for rounding errors, and Adam brings those to the size
-    of the rest unless eps is larger than they are: 1e-3 |g|, say.
+    The first update is 0: it computes the first Q, the eigenvectors of g g^T, and t counts from the second update. If
+    the batch never changes, g' is then diagonal except for rounding errors. Adam would scale those up to the size of
+    the rest, so choose an eps larger than they are, such as 1e-3 |g|.
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. Defaults are those of the authors' code.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v, L and R that is kept, in [0, 1).
-        eps: keeps the quotient finite. (The authors' code adds it to sqrt(v), before the correction of the bias.)
-        weight_decay: lambda, a number or a schedule of the step, multiplied by alpha. (The authors' code shrinks the
-            params after the step, not beside it: theta less by a share alpha lambda of the step, too.)
-        mask: which params decay, as in `adamw`; all unless given.
-        precondition_every: steps from one change of the bases to the next; the paper's is 10.
-        max_dim: an axis longer than this is left alone, its Q being I. A param without a Q takes the step of `adamw`.
-        precondition_1d: whether params with one axis, such as biases, have a Q. Numbers have none.
+        learning_rate: alpha, a number or a schedule of the step. All defaults are those of the authors' code.
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v, L and R that is kept, in [0, 1).
+        eps: keeps the quotient finite. (The authors' code adds it to sqrt(v), before the bias correction.)
+        weight_decay: lambda, a number or a schedule of the step, multiplied by alpha. (The authors' code decays the
+            params after the step, so that the step shrinks by alpha lambda, too.)
+        mask: which params decay, see `adamw`; all by default.
+        precondition_every: number of steps between changes of the bases. The paper uses 10.
+        max_dim: for an axis longer than this, Q is the identity. A param without any Q takes the step of `adamw`.
+        precondition_1d: whether params with one axis, such as biases, have a Q. Numbers never have one.
 
-    Memory: for a matrix m x n, 2 m n + 2 m^2 + 2 n^2 numbers; for others 2 of each.
+    Memory: for a matrix m x n, 2 m n + 2 m^2 + 2 n^2 numbers; for other params twice their size.
 
     Baseline: the equation in NumPy, to 1e-10 in float64.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or lambda are negative; b1 or b2
-            are not in [0, 1); precondition_every or max_dim is no positive int; `update` is called without params
-            where they decay.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or lambda is negative; b1
+            or b2 is not in [0, 1); precondition_every or max_dim is not a positive int; `update` is called without
+            params while they decay.
 
     Source: Vyas et al. 2024, arXiv:2409.11321, algorithms 3 and 4; the first step and the order of the columns: the
-        authors' code.
+    authors' code.
 
     Example:
         >>> optimizer = fn.optim.soap(0.1, weight_decay=0.0)
@@ -154,36 +154,36 @@ def soap(
 
 
 def at_least_float32(p: jax.Array) -> Any:
-    """The dtype of what is kept for p."""
+    """The dtype of the state for p."""
     return jnp.promote_types(p.dtype, jnp.float32)
 
 
 def rotate(x: jax.Array, q: tuple[jax.Array | None, ...]) -> jax.Array:
-    """Into the bases q: Q_L^T x Q_R."""
+    """Rotates x into the bases q: Q_L^T x Q_R."""
     for axis, one in enumerate(q):
         x = x if one is None else multiply_along(one.conj().T, x, axis)
     return x
 
 
 def rotate_back(x: jax.Array, q: tuple[jax.Array | None, ...]) -> jax.Array:
-    """Out of the bases q: Q_L x Q_R^T."""
+    """Rotates x out of the bases q: Q_L x Q_R^T."""
     for axis, one in enumerate(q):
         x = x if one is None else multiply_along(one, x, axis)
     return x
 
 
 def first_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
-    """The eigenvectors of h, largest eigenvalue first; v is 0 as yet."""
+    """The eigenvectors of h, largest eigenvalue first. v is still 0."""
     return jax.tree.map(lambda h: jnp.linalg.eigh(h)[1][:, ::-1], h), v
 
 
 def same_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
-    """q and v as they are."""
+    """q and v, unchanged."""
     return q, v
 
 
 def next_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
-    """q after one step of orthogonal iteration, its columns and the entries of v in the order of q^T h q."""
+    """q after one step of orthogonal iteration, with its columns and the entries of v sorted by q^T h q."""
     power = jax.tree.map(jnp.matmul, h, q)
     order = jax.tree.map(lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=0).real), q, power)
     q = jax.tree.map(lambda p, order: jnp.linalg.qr(p[:, order])[0], power, order)

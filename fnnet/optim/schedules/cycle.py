@@ -16,22 +16,23 @@ from fnnet.optim.schedules.warm_up import warmup_cosine_decay_schedule
 def cosine_restarts_schedule(
     init_value: chex.Numeric, first_decay_steps: int, factor: int = 1, alpha: chex.Numeric = 0.0
 ) -> Schedule:
-    """Cosine decay with warm restarts, the schedule of SGDR: each period is longer than the one before.
+    """Cosine decay with warm restarts, the schedule of SGDR. Each period is `factor` times as long as the one before.
 
         value = init ((1 - alpha) (1 + cos(pi s / T_i)) / 2 + alpha)        T_i = T_0 factor^i
 
     where s counts the steps since the last restart.
 
     Args:
-        init_value: at step 0 and at each restart.
-        first_decay_steps: T_0, steps to the first restart.
-        factor: of one period to the next, an int: 1 (PyTorch's default) or 2 (the paper's, TensorFlow's default).
-        alpha: the share of `init_value` that a period ends at. (PyTorch's `eta_min` is the value itself.)
+        init_value: value at step 0 and after each restart.
+        first_decay_steps: T_0, number of steps until the first restart.
+        factor: growth of the period at each restart, an int: 1 (PyTorch's default) or 2 (the paper's, and
+            TensorFlow's default).
+        alpha: the fraction of `init_value` at the end of a period. (PyTorch's `eta_min` is the value itself.)
 
     Baseline: `optax.sgdr_schedule`, which lists the periods one by one; PyTorch's `CosineAnnealingWarmRestarts`.
 
     Raises:
-        TypeError, ValueError: `first_decay_steps` or `factor` are no positive ints.
+        TypeError, ValueError: `first_decay_steps` or `factor` is not a positive int.
 
     Source: Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
 
@@ -60,10 +61,10 @@ def cosine_restarts_schedule(
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[dict[str, chex.Numeric]]) -> Schedule:
-    """Warm restarts, period by period: each one is a `warmup_cosine_decay_schedule`.
+    """Warm restarts with each period given separately, as a `warmup_cosine_decay_schedule`.
 
     Args:
-        cosine_kwargs: the arguments of each period; its `decay_steps` is its length.
+        cosine_kwargs: the arguments of each period. Its `decay_steps` is its length.
 
     Twin: `optax.sgdr_schedule`, equal bit for bit.
 
@@ -94,21 +95,21 @@ def linear_onecycle_schedule(
     div_factor: chex.Numeric = 25.0,
     final_div_factor: chex.Numeric = 1e4,
 ) -> Schedule:
-    """One cycle: up to a large rate, down to the first one, and on to a tiny one, along three lines.
+    """One cycle in three straight lines: up to a large rate, back to the first one, then down to a tiny one.
 
         value: peak / div  ->  peak  ->  peak / div  ->  peak / (div final_div)
         at t:  0               0.3 T     0.85 T          T
 
     Args:
         transition_steps: T, positive.
-        peak_value: the largest rate; `fn.train.learning_rate_range` helps to find it.
-        pct_start: share of T at which the peak is.
-        pct_final: share of T at which the first value is back.
-        div_factor: the peak over the first value.
-        final_div_factor: the first value over the last.
+        peak_value: the largest rate; `fn.train.learning_rate_range` helps you find it.
+        pct_start: fraction of T at which the peak is reached.
+        pct_final: fraction of T at which the first value is reached again.
+        div_factor: the peak divided by the first value.
+        final_div_factor: the first value divided by the last.
 
     Twin: `optax.linear_onecycle_schedule`, equal to 2e-7 of the peak. (PyTorch's `OneCycleLR(three_phase=True)` has
-    its peak at step 0.3 T - 1, comes down in as many steps as it went up, and reaches the end at step T - 1.)
+    its peak at step 0.3 T - 1, falls in as many steps as it rose, and ends at step T - 1.)
 
     Raises:
         ValueError: T is not positive.
@@ -139,17 +140,17 @@ def cosine_onecycle_schedule(
     div_factor: chex.Numeric = 25.0,
     final_div_factor: chex.Numeric = 1e4,
 ) -> Schedule:
-    """One cycle: up to a large rate and down to a tiny one, along two cosines.
+    """One cycle in two cosines: up to a large rate, then down to a tiny one.
 
         value: peak / div  ->  peak  ->  peak / (div final_div)
         at t:  0               0.3 T     T
 
     Args:
         transition_steps: T, positive.
-        peak_value: the largest rate; `fn.train.learning_rate_range` helps to find it.
-        pct_start: share of T at which the peak is.
-        div_factor: the peak over the first value.
-        final_div_factor: the first value over the last.
+        peak_value: the largest rate; `fn.train.learning_rate_range` helps you find it.
+        pct_start: fraction of T at which the peak is reached.
+        div_factor: the peak divided by the first value.
+        final_div_factor: the first value divided by the last.
 
     Twin: `optax.cosine_onecycle_schedule`, equal to 2e-7 of the peak. (PyTorch's `OneCycleLR` is the same curve with
     its peak at step 0.3 T - 1 and its end at step T - 1.)

@@ -29,16 +29,16 @@ def polynomial_schedule(
     transition_steps: chex.Numeric,
     transition_begin: chex.Numeric = 0,
 ) -> Schedule:
-    """From one value to another along a polynomial.
+    """Moves from one value to another along a polynomial.
 
         value = (init - end) (1 - s / T)^power + end        s = min(max(t - begin, 0), T)
 
     Args:
-        init_value: before and at step `transition_begin`.
-        end_value: from step `transition_begin` + T on.
-        power: 1 for a line, 2 for a parabola that ends flat.
-        transition_steps: T. With 0 or less the value stays `init_value` for ever, as in optax.
-        transition_begin: steps to wait; a negative number is 0.
+        init_value: value up to step `transition_begin`.
+        end_value: value from step `transition_begin` + T on.
+        power: 1 for a straight line, 2 for a parabola that ends flat.
+        transition_steps: T. With 0 or less the value stays at `init_value`, as in optax.
+        transition_begin: number of steps to wait. A negative number counts as 0.
 
     Twin: `optax.polynomial_schedule`, equal bit for bit. Keras' `PolynomialDecay` is the same curve.
 
@@ -64,7 +64,7 @@ def linear_schedule(
     transition_steps: chex.Numeric,
     transition_begin: chex.Numeric = 0,
 ) -> Schedule:
-    """From one value to another along a line: `polynomial_schedule` with power 1.
+    """Moves from one value to another along a straight line: `polynomial_schedule` with power 1.
 
     Twin: `optax.linear_schedule`, equal bit for bit.
 
@@ -77,19 +77,19 @@ def linear_schedule(
 
 
 def step_decay_schedule(init_value: chex.Numeric, factor: chex.Numeric, every: chex.Numeric) -> Schedule:
-    """The value times a factor every so many steps.
+    """Multiplies the value by a factor every given number of steps.
 
         value = init factor^floor(t / every)
 
     Args:
-        init_value: at first.
-        factor: 0.5 halves it.
-        every: steps from one jump to the next, at least 1.
+        init_value: value at the start.
+        factor: 0.5 halves the value.
+        every: number of steps from one jump to the next, at least 1.
 
     Baseline: `optax.exponential_decay(init_value, every, factor, staircase=True)`; PyTorch's `StepLR`.
 
     Raises:
-        ValueError: `every` is less than 1, or the factor negative.
+        ValueError: `every` is less than 1, or the factor is negative.
 
     Example:
         >>> schedule = fn.optim.step_decay_schedule(1.0, 0.5, every=10)
@@ -111,16 +111,16 @@ def exponential_decay(
 ) -> Schedule:
     """Exponential decay.
 
-        value = init rate^((t - begin) / T)         after step begin, before it init
+        value = init rate^((t - begin) / T)         after step begin; init before it
 
     Args:
-        init_value: up to step `transition_begin`.
-        transition_steps: T, the steps in which the value falls to `decay_rate` times itself. With 0 or less the
-            value stays `init_value`, as in optax.
-        decay_rate: rate. With 0 the value stays `init_value`, as in optax.
-        transition_begin: steps to wait; a negative number is 0.
-        staircase: the exponent rounded down, so that there is a jump every T steps.
-        end_value: the value falls no lower than this, or, with a rate of 1 or more, rises no higher.
+        init_value: value up to step `transition_begin`.
+        transition_steps: T, the number of steps in which the value falls to `decay_rate` times itself. With 0 or less
+            it stays at `init_value`, as in optax.
+        decay_rate: rate. With 0 the value stays at `init_value`, as in optax.
+        transition_begin: number of steps to wait. A negative number counts as 0.
+        staircase: rounds the exponent down, so that the value jumps every T steps.
+        end_value: lower bound of the value; upper bound if the rate is 1 or more.
 
     Twin: `optax.exponential_decay`, equal bit for bit. PyTorch's `ExponentialLR(gamma)` has T = 1.
 
@@ -154,21 +154,21 @@ def inverse_time_schedule(
     transition_begin: chex.Numeric = 0,
     staircase: bool = False,
 ) -> Schedule:
-    """Decay like 1/t: slow enough to reach any distance, fast enough for noise to average out (Robbins & Monro 1951).
+    """Decays like 1/t: slowly enough to reach any point, fast enough for noise to average out (Robbins & Monro 1951).
 
         value = init / (1 + rate s / T)         s = max(t - begin, 0)
 
     Args:
-        init_value: up to step `transition_begin`.
-        transition_steps: T: with a rate of 1 the value has halved after T steps.
+        init_value: value up to step `transition_begin`.
+        transition_steps: T. With a rate of 1 the value has halved after T steps.
         decay_rate: rate.
-        transition_begin: steps to wait.
-        staircase: s / T rounded down, so that there is a jump every T steps.
+        transition_begin: number of steps to wait.
+        staircase: rounds s / T down, so that the value jumps every T steps.
 
     Baseline: the formula; Keras' `InverseTimeDecay`, which has no `transition_begin`.
 
     Raises:
-        ValueError: `transition_steps` is less than 1, or the rate negative.
+        ValueError: `transition_steps` is less than 1, or the rate is negative.
 
     Source: Robbins & Monro 1951, "A stochastic approximation method".
 
@@ -193,14 +193,15 @@ def cosine_decay_schedule(
     alpha: chex.Numeric = 0.0,
     exponent: chex.Numeric = 1.0,
 ) -> Schedule:
-    """Half a wave of a cosine, from the first value to a share of it.
+    """Follows half a cosine wave from the first value to a fraction of it.
 
         value = init ((1 - alpha) ((1 + cos(pi min(t, T) / T)) / 2)^exponent + alpha)
 
     Args:
-        init_value: at step 0.
-        decay_steps: T, positive. After them the value stays. (In PyTorch's `CosineAnnealingLR` it rises again.)
-        alpha: the share of `init_value` that is left at the end. (PyTorch's `eta_min` is the value itself.)
+        init_value: value at step 0.
+        decay_steps: T, positive. After T steps the value stays constant. (In PyTorch's `CosineAnnealingLR` it rises
+            again.)
+        alpha: the fraction of `init_value` that is left at the end. (PyTorch's `eta_min` is the value itself.)
         exponent: bends the curve.
 
     Twin: `optax.cosine_decay_schedule`, equal bit for bit.
@@ -217,7 +218,7 @@ def cosine_decay_schedule(
     """
     if is_at_most_0(decay_steps):
         raise ValueError(f"cosine_decay_schedule: decay_steps={decay_steps}, wanted a positive number")
-    # A float, lest pi * step and its like be worked out in integers of few bits.
+    # A float, so that pi * step is not computed in a small integer type.
     end = float(decay_steps) if isinstance(decay_steps, int) else decay_steps
 
     def schedule(step: Any) -> Any:
@@ -229,5 +230,5 @@ def cosine_decay_schedule(
 
 
 def is_at_most_0(value: chex.Numeric) -> bool:
-    """Whether a number is; a tracer, which has no value yet, is taken to be positive."""
+    """Whether a number is 0 or less. A tracer, which has no value yet, counts as positive."""
     return isinstance(value, Real) and float(value) <= 0

@@ -13,18 +13,17 @@ from fnnet.optim.hyperparameters import Schedule
 def piecewise_constant_schedule(
     init_value: chex.Numeric, boundaries_and_scales: dict[int, chex.Numeric] | None = None
 ) -> Schedule:
-    """Jumps at given steps: the value is multiplied by a scale from each boundary on.
+    """Jumps at given steps: from each boundary on, the value is multiplied by a scale.
 
         value = init * product of the scales whose boundary <= t
 
     Args:
-        init_value: before the first boundary.
-        boundaries_and_scales: scale by boundary, such as {1000: 0.1, 2000: 0.1}. Each scale multiplies what the
-            ones before have left. (Keras' `PiecewiseConstantDecay` lists the values themselves, and changes one
-            step later: at t > boundary.)
+        init_value: value before the first boundary.
+        boundaries_and_scales: the scale at each boundary, such as {1000: 0.1, 2000: 0.1}. Each scale multiplies the
+            value so far. (Keras' `PiecewiseConstantDecay` takes the values themselves, and changes one step later: at
+            t > boundary.)
 
-    Twin: `optax.piecewise_constant_schedule`, equal bit for bit; PyTorch's `MultiStepLR` where all scales are its
-    gamma.
+    Twin: `optax.piecewise_constant_schedule`, equal bit for bit; PyTorch's `MultiStepLR`, where all scales are gamma.
 
     Raises:
         ValueError: a scale is negative.
@@ -52,22 +51,22 @@ def piecewise_interpolate_schedule(
     init_value: chex.Numeric,
     boundaries_and_scales: dict[int, chex.Numeric] | None = None,
 ) -> Schedule:
-    """Between given steps along lines or cosines; from the last one on the value is constant.
+    """Interpolates between given steps along straight lines or cosines; constant after the last one.
 
-        v_i = init times the first i scales
+        v_i = init * product of the first i scales
         value = v_i + (v_(i+1) - v_i) s             linear, s from 0 to 1 between the boundaries b_i and b_(i+1)
         value = v_(i+1) + (v_i - v_(i+1)) (1 + cos(pi s)) / 2                                           cosine
 
     Args:
         interpolate_type: "linear" or "cosine".
-        init_value: at step 0. (Before step 0 the value is 0, as in optax.)
-        boundaries_and_scales: scale by boundary; each scale multiplies what the ones before have left.
+        init_value: value at step 0. (Before step 0 the value is 0, as in optax.)
+        boundaries_and_scales: the scale at each boundary. Each scale multiplies the value so far.
 
-    Twin: `optax.piecewise_interpolate_schedule`, equal to 2e-7 of the largest value (XLA turns some quotients into
-    products).
+    Twin: `optax.piecewise_interpolate_schedule`, equal to 2e-7 of the largest value, since XLA turns some quotients
+    into products.
 
     Raises:
-        ValueError: the type is another one, or a scale is negative.
+        ValueError: the type is neither of the two, or a scale is negative.
 
     Example:
         >>> schedule = fn.optim.piecewise_interpolate_schedule("linear", 1.0, {10: 0.5, 20: 0.0})
@@ -99,18 +98,18 @@ def piecewise_interpolate_schedule(
 
 
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[chex.Numeric]) -> Schedule:
-    """One schedule after the other; each one's step counts from its own beginning.
+    """One schedule after another. Each counts its steps from its own start.
 
         value = schedules[i](t - boundaries[i - 1])         boundaries[i - 1] <= t < boundaries[i]
 
     Args:
         schedules: at least one.
-        boundaries: the steps at which the second, the third, ... begins.
+        boundaries: the steps at which the second, the third, ... schedule starts.
 
-    Twin: `optax.join_schedules`, equal bit for bit. (optax drops what has no partner where the lengths do not fit.)
+    Twin: `optax.join_schedules`, equal bit for bit. (Where the lengths do not match, optax ignores the surplus.)
 
     Raises:
-        ValueError: there is no schedule, or not one boundary less than schedules.
+        ValueError: there is no schedule, or the number of boundaries is not the number of schedules less one.
 
     Example:
         >>> schedule = fn.optim.join_schedules(

@@ -21,14 +21,14 @@ def warmup_schedule(
         value = schedule(t - W)                         from then on
 
     Args:
-        schedule: what follows; `constant_schedule` for nothing but a warm-up.
-        warmup_steps: W; with 0 the schedule begins at once.
-        init_value: at step 0.
+        schedule: the schedule that follows. Use `constant_schedule` for a warm-up alone.
+        warmup_steps: W. With 0 the schedule starts at once.
+        init_value: value at step 0.
 
-    Baseline: `optax.warmup_cosine_decay_schedule` and its like, which are this one before a given schedule.
+    Baseline: `optax.warmup_cosine_decay_schedule` and similar ones, which put this warm-up before a fixed schedule.
 
     Raises:
-        TypeError: the schedule is no function.
+        TypeError: the schedule is not a function.
         ValueError: `warmup_steps` is negative.
 
     Source: Goyal et al. 2017, arXiv:1706.02677, section 2.2.
@@ -56,12 +56,13 @@ def warmup_schedule(
 def warmup_constant_schedule(
     init_value: chex.Numeric, peak_value: chex.Numeric, warmup_steps: chex.Numeric
 ) -> Schedule:
-    """A linear warm-up, and the peak for ever.
+    """A linear warm-up, then a constant.
 
     Args:
-        init_value: at step 0.
-        peak_value: from step `warmup_steps` on.
-        warmup_steps: with 0 the value stays `init_value`, as in optax: `warmup_schedule` begins at the peak then.
+        init_value: value at step 0.
+        peak_value: value from step `warmup_steps` on.
+        warmup_steps: number of steps of the warm-up. With 0 the value stays at `init_value`, as in optax.
+            (`warmup_schedule` then starts at the peak.)
 
     Twin: `optax.warmup_constant_schedule`, equal bit for bit.
 
@@ -81,14 +82,14 @@ def warmup_cosine_decay_schedule(
     end_value: chex.Numeric = 0.0,
     exponent: chex.Numeric = 1.0,
 ) -> Schedule:
-    """A linear warm-up, and a cosine down to the end.
+    """A linear warm-up, then cosine decay.
 
     Args:
-        init_value: at step 0.
-        peak_value: at step `warmup_steps`.
-        warmup_steps: steps of the warm-up.
-        decay_steps: steps of all, warm-up included.
-        end_value: from step `decay_steps` on.
+        init_value: value at step 0.
+        peak_value: value at step `warmup_steps`.
+        warmup_steps: number of steps of the warm-up.
+        decay_steps: number of steps in total, the warm-up included.
+        end_value: value from step `decay_steps` on.
         exponent: bends the cosine, see `cosine_decay_schedule`.
 
     Twin: `optax.warmup_cosine_decay_schedule`, equal bit for bit.
@@ -120,13 +121,14 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: chex.Numeric | None = None,
 ) -> Schedule:
-    """A linear warm-up, and an exponential decay.
+    """A linear warm-up, then exponential decay.
 
     Args:
-        init_value: at step 0.
-        peak_value: at step `warmup_steps`.
-        warmup_steps: steps of the warm-up.
-        transition_steps: as the rest, of `exponential_decay`, whose steps count from the end of the warm-up.
+        init_value: value at step 0.
+        peak_value: value at step `warmup_steps`.
+        warmup_steps: number of steps of the warm-up.
+        transition_steps: like the arguments below, that of `exponential_decay`, whose steps count from the end of the
+            warm-up.
         decay_rate: of `exponential_decay`.
         transition_begin: of `exponential_decay`.
         staircase: of `exponential_decay`.

@@ -1,4 +1,4 @@
-"""What the second-order methods share: params as one vector, the Gauss-Newton matrix of small networks."""
+"""The Gauss-Newton matrix of small networks, and solving with it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,15 +21,15 @@ class FlatProblem(NamedTuple):
 
 
 def dtype_of(params: optax.Params) -> Any:
-    """The dtype of the params together, float32 at least."""
+    """The common dtype of the params, float32 at least."""
     return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
 
 def flatten_problem(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any) -> FlatProblem:
-    """The problem in vectors.
+    """The network and its loss as functions of vectors.
 
     Raises:
-        TypeError: params are complex; the prediction is not one array.
+        TypeError: params are complex; the prediction is not a single array.
     """
     theta, to_tree = as_vector(optimizer, params)
     shape = jax.eval_shape(predict_fn, params)
@@ -46,10 +46,9 @@ def flatten_problem(optimizer: str, params: optax.Params, predict_fn: Any, loss_
 
 
 def gauss_newton_matrix(flat: FlatProblem) -> tuple[jax.Array, int]:
-    """G = J^T H J, float[p, p], and how many products its J took, min(n, p).
+    """G = J^T H J, float[p, p], and the number of products that J took, min(n, p).
 
-    H meets J as p products with a vector, and is never built: they cost what p passes through the loss alone
-    cost.
+    H is never built: it is multiplied with the p columns of J, at the cost of p passes through the loss alone.
     """
     z, push = jax.linearize(flat.predict, flat.theta)  # push(v) = J v
     n, p = z.size, flat.theta.size
@@ -64,9 +63,9 @@ def gauss_newton_matrix(flat: FlatProblem) -> tuple[jax.Array, int]:
 
 
 def solve_damped(A: jax.Array, b: jax.Array, damping: Any) -> jax.Array:
-    """(A + damping I)^-1 b, A symmetric and positive semidefinite; if singular, the shortest least squares'.
+    """(A + damping I)^-1 b for a positive semidefinite A; if singular, the shortest least-squares solution.
 
-    Eigenvalues of the sum below p eps times the largest are rounding, and count as 0.
+    Eigenvalues of the sum below p eps times the largest are rounding errors and count as 0.
     """
     if b.size == 0:
         return b
@@ -78,5 +77,5 @@ def solve_damped(A: jax.Array, b: jax.Array, damping: Any) -> jax.Array:
 
 
 def finite_or_zero(d: jax.Array) -> jax.Array:
-    """The step d, or no step where one of its entries is not finite."""
+    """The step d, or 0 if one of its entries is not finite."""
     return jnp.where(jnp.all(jnp.isfinite(d)), d, 0)

@@ -10,27 +10,27 @@ import optax
 
 
 class HutchinsonState(NamedTuple):
-    """What the estimator remembers."""
+    """The state of the estimator."""
 
-    key: jax.Array  # uint32[2] or a key, for the random vectors to come
+    key: jax.Array  # uint32[2] or a key, for the next random vectors
 
 
 def hutchinson_estimator_diag_hessian(
     random_seed: chex.PRNGKey | None = None, *, normal: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Hutchinson's estimate of the Hessian's diagonal, without bias, from one product of the Hessian H and a vector.
+    """Hutchinson's unbiased estimate of the diagonal of the Hessian H, from one product of H and a random vector.
 
         z_i = 1 or -1, each with probability 1/2            independent
         diag = z * (H z)                                    E[diag_i] = sum_j H_ij E[z_i z_j] = H_ii
 
     Args:
-        random_seed: a key; `jax.random.PRNGKey(0)` unless given.
-        normal: z from the normal distribution, as in Sophia's paper, instead; the variance is larger, and not 0
-            where H is diagonal.
+        random_seed: a key; `jax.random.PRNGKey(0)` by default.
+        normal: True to draw z from the normal distribution, as in the paper on Sophia. The variance is larger, and
+            not 0 if H is diagonal.
 
     Returns:
-        A transformation whose `update(grads, state, params, value_fn=f)` returns the estimate in place of the
-        gradients. f(params) is the loss on the batch; it may be called `obj_fn` too.
+        A transformation whose `update(grads, state, params, value_fn=f)` returns the estimate instead of the
+        gradients. f(params) is the loss on the batch; the argument can also be called `obj_fn`.
 
     Baseline: `optax.contrib.hutchinson_estimator_diag_hessian`, equal bit for bit.
 

@@ -16,13 +16,13 @@ from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class SophiaState(NamedTuple):
-    """What Sophia remembers."""
+    """The state of Sophia."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
     h: optax.Params  # mean of the estimates of the Hessian's diagonal, like params
-    estimator: Any  # what the estimator remembers
-    evaluations: Evaluations  # a value and a gradient a step, a product an estimate
+    estimator: Any  # state of the estimator
+    evaluations: Evaluations  # a value and a gradient per step, a product per estimate
 
 
 def sophia(
@@ -50,39 +50,39 @@ def sophia(
         m <- b1 m + (1 - b1) g                              m_hat = m / (1 - b1^t)
         u = clip(m_hat / max(gamma h, eps), -rho, rho)
         theta <- theta - alpha (u + lambda theta)
-        h <- b2 h + (1 - b2) diag                           in the first of each `update_interval` steps
+        h <- b2 h + (1 - b2) diag                           every `update_interval` steps, the first included
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1). The paper's is 0.96.
-        b2: share of the old h that is kept, in [0, 1).
-        eps: keeps the quotient finite. The paper's is 1e-12.
-        weight_decay: lambda, multiplied by alpha. The paper's is 0.2.
-        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: what
-            decays; all unless given.
-        gamma: factor of h: the larger, the fewer coordinates are clipped.
-        clip_threshold: rho; None for no clipping. (The paper's first version has a rho and no gamma: the same rule with
-            gamma = 1 and alpha for its alpha.)
-        update_interval: steps from one estimate to the next.
-        hessian_diagonal_fn: the estimator: a transformation whose update returns the diagonal. It is given the params
-            and all that sophia's update is given by keyword.
-        mu_dtype: dtype in which m is kept; the params' unless given.
-        verbose: prints the share of coordinates that are not clipped,
-        print_win_rate_every_n_steps: in each step whose number is a multiple of this; never where 0.
-        hessian_first: True takes the step with the new h, as the paper does; else with the old one, so that h is 0 in
-            the first step, and u is rho or -rho.
-        bias_correction: False for m_hat = m, the paper's.
+        b1: fraction of the old m that is kept, in [0, 1). The paper uses 0.96.
+        b2: fraction of the old h that is kept, in [0, 1).
+        eps: keeps the quotient finite. The paper uses 1e-12.
+        weight_decay: lambda, multiplied by alpha. The paper uses 0.2.
+        weight_decay_mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes
+            one from params: True where a param decays. All do by default.
+        gamma: factor of h. The larger it is, the fewer coordinates are clipped.
+        clip_threshold: rho; None for no clipping. (The paper's first version has rho and no gamma: the same rule with
+            gamma = 1.)
+        update_interval: number of steps from one estimate to the next.
+        hessian_diagonal_fn: the estimator, a transformation whose `update` returns the diagonal. It receives the
+            params and all keyword arguments of Sophia's `update`.
+        mu_dtype: dtype of m; the params' dtype by default.
+        verbose: True to print the fraction of coordinates that are not clipped.
+        print_win_rate_every_n_steps: number of steps between these prints; 0 for none.
+        hessian_first: True to use the new h in the step, as in the paper. False for the old one: h is then 0 in the
+            first step, and u is rho or -rho.
+        bias_correction: False for m_hat = m, as in the paper.
         eps_added: True for max(gamma h, 0) + eps, as in the authors' code, instead of max(gamma h, eps).
 
-    The estimator is handed `value_fn=f` (or `obj_fn=f`, optax's name): `update(grads, state, params, value_fn=f)` with
-    f(params) the loss on the batch. `fn.train` does so.
+    The estimator needs the loss on the batch as a function f of the params: `update(grads, state, params,
+    value_fn=f)`, or `obj_fn=f`, optax's name. fnnet's training functions pass it.
 
     Twin: `optax.contrib.sophia`, equal bit for bit with the same function.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps, lambda, gamma or rho are negative;
-            b1 or b2 are not in [0, 1); `update` is called without params, or without the function that the estimator
-            needs.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps, lambda, gamma or rho is
+            negative; b1 or b2 is not in [0, 1); `update` is called without params, or without the function that the
+            estimator needs.
 
     Source: Liu et al. 2023, arXiv:2305.14342, algorithm 3.
 
@@ -151,7 +151,7 @@ def sophia(
 
 
 def print_share_below(threshold: chex.Numeric, u: optax.Updates, t: jax.Array, every: chex.Numeric) -> None:
-    """Prints the share of |u| < threshold in each step whose number is a multiple of `every`; never where it is 0."""
+    """Prints the fraction of |u| < threshold every `every` steps; never if that is 0."""
     leaves = jax.tree.leaves(u)
     share = sum(jnp.sum(jnp.abs(u) < threshold) for u in leaves) / max(sum(u.size for u in leaves), 1)
     jax.lax.cond(

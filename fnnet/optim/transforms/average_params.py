@@ -11,7 +11,7 @@ from fnnet import check
 
 
 class AverageParamsState(NamedTuple):
-    """What an average of the params remembers."""
+    """The state of an average of the params."""
 
     step: jax.Array  # int32[], updates taken
     average: optax.Params  # like params, in float32 at least
@@ -20,7 +20,7 @@ class AverageParamsState(NamedTuple):
 def ema_params(
     decay: chex.Numeric = 0.999, debias: bool = False, start: chex.Numeric = 0
 ) -> optax.GradientTransformationExtraArgs:
-    """An exponential moving average of the params, to stand last in a chain; the updates pass unchanged.
+    """Keeps an exponential moving average of the params. Put it last in a chain; the updates pass unchanged.
 
         average <- average + w (theta - average)            theta: the params after the update
         w = 1 - decay                                       average = theta before the first update
@@ -29,12 +29,12 @@ def ema_params(
     `averaged_params` takes it out of the optimizer's state.
 
     Args:
-        decay: share of the old average that is kept, in [0, 1).
-        debias: whether the params before the first update are left out. The average is then `optax.ema`'s, with its
-            bias corrected: the first w is 1.
-        start: the first so many updates do not count: the average is the params themselves until then.
-            (PyTorch's `AveragedModel` with `get_ema_multi_avg_fn` copies the params that it is first given, those
-            after an update: start=1 here.)
+        decay: fraction of the old average that is kept, in [0, 1).
+        debias: whether to leave out the params before the first update. The average is then that of `optax.ema` with
+            its bias corrected: the first w is 1.
+        start: number of updates to ignore. Until then the average is the params themselves. (PyTorch's
+            `AveragedModel` with `get_ema_multi_avg_fn` starts with a copy of the params after the first update:
+            start=1 here.)
 
     Twin: `optax.incremental_update(theta, average, 1 - decay)` without debias; the average of `optax.ema` with it, to
     rounding.
@@ -65,16 +65,16 @@ def ema_params(
 
 
 def mean_params(start: chex.Numeric = 0) -> optax.GradientTransformationExtraArgs:
-    """The mean of the params after each update (Polyak-Ruppert), to stand last in a chain; the updates pass unchanged.
+    """Keeps the mean of the params (Polyak-Ruppert). Put it last in a chain; the updates pass unchanged.
 
         average = (theta_(start+1) + ... + theta_t) / (t - start)           theta_t: the params after update t
 
-    `averaged_params` takes it out of the optimizer's state. Steps that would be too long for the last params to settle
-    average out: the mean's error falls like 1/t in the best possible way.
+    `averaged_params` takes it out of the optimizer's state. With steps too long for the params to settle, the noise
+    averages out: the mean's error falls like 1/t, which is the best possible rate.
 
     Args:
-        start: the first so many updates do not count, while the params still travel: the average is the params
-            themselves until then. PyTorch's `AveragedModel` (stochastic weight averaging) counts alike.
+        start: number of updates to ignore, while the params still move far. Until then the average is the params
+            themselves. PyTorch's `AveragedModel` (stochastic weight averaging) counts in the same way.
 
     Baseline: `numpy.mean` of the params.
 
@@ -99,14 +99,14 @@ def mean_params(start: chex.Numeric = 0) -> optax.GradientTransformationExtraArg
 
 
 def averaged_params(opt_state: optax.OptState, like: optax.Params | None = None) -> optax.Params:
-    """The average that `ema_params` or `mean_params`, somewhere inside an optimizer, has formed.
+    """Finds the average kept by an `ema_params` or `mean_params` inside an optimizer.
 
     Args:
         opt_state: the optimizer's state.
-        like: the params, for their dtypes; the average is in float32 at least unless given.
+        like: the params, to return the average in their dtypes. By default it is in float32 at least.
 
     Raises:
-        ValueError: there is none in the state, or more than one.
+        ValueError: there is no average in the state, or more than one.
 
     Example:
         >>> optimizer = optax.chain(fn.optim.adam(1e-3), fn.optim.mean_params())
@@ -128,10 +128,10 @@ def averaged_params(opt_state: optax.OptState, like: optax.Params | None = None)
 
 
 def _average_params(name: str, weight: Any) -> optax.GradientTransformationExtraArgs:
-    """The transformation that mixes the params after update t into an average with weight(t)."""
+    """A transformation that averages the params after update t, with weight(t) for the new ones."""
 
     def wide(p: jax.Array) -> jax.Array:
-        # A thousandth of a step in bfloat16 would be rounded away. A copy: params and state may both be donated.
+        # bfloat16 would round a thousandth of a step away. A copy, so that params and state can both be donated.
         return jnp.array(p, jnp.promote_types(p.dtype, jnp.float32))
 
     def init(params: optax.Params) -> AverageParamsState:

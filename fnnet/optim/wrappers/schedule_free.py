@@ -18,14 +18,14 @@ from fnnet.optim.schedules.warm_up import warmup_constant_schedule
 
 
 class ScheduleFreeState(NamedTuple):
-    """What schedule-free learning remembers, beside y, which are the params."""
+    """The state of schedule-free learning. The params are y."""
 
-    step: jax.Array  # int32[], number of the update to come, from 1
+    step: jax.Array  # int32[], number of the next update, from 1
     z: optax.Params  # the fast sequence, like params
     weight_sum: jax.Array  # float[], sum of the weights in the average
     largest_rate: jax.Array  # float[], the largest alpha so far
     b1: jax.Array  # float[], for `schedule_free_eval_params`
-    base: optax.OptState  # what the base optimizer remembers
+    base: optax.OptState  # state of the base optimizer
 
 
 def schedule_free(
@@ -38,7 +38,7 @@ def schedule_free(
     r: chex.Numeric = 0.0,
     sum_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Any optimizer without momentum, made schedule-free.
+    """Makes any optimizer without momentum schedule-free.
 
         z <- z + base(g)                                    base(g): the base optimizer's step, -alpha g for sgd
         w = t^r (largest alpha so far)^p
@@ -46,25 +46,25 @@ def schedule_free(
         x <- (1 - c) x + c z                                the average: the params to evaluate
         y <- b1 x + (1 - b1) z                              the params: gradients are taken here
 
-    x is not kept: it is (y - (1 - b1) z) / b1, and `schedule_free_eval_params` returns it.
+    x is not stored: it is (y - (1 - b1) z) / b1. `schedule_free_eval_params` returns it.
 
     Args:
-        base_optimizer: without momentum (Adam: b1 = 0), with the same learning rate.
-        learning_rate: alpha, a number or a schedule of the step, from which only the weights w are computed. A schedule
-            with a warm-up and no decay is meant. Its step counts from 1 here, and from 0 in the base optimizer: pass
-            the base `lambda step: schedule(step + 1)` for steps of the alpha that they are weighted with.
-        b1: share of x in y, in (0, 1).
+        base_optimizer: an optimizer without momentum (for Adam, b1 = 0), with the same learning rate.
+        learning_rate: alpha, a number or a schedule of the step, used only for the weights w. A schedule should have
+            a warm-up and no decay. Its step counts from 1 here, but from 0 in the base optimizer. Pass `lambda step:
+            schedule(step + 1)` to the base optimizer if each step should use the same alpha as its weight.
+        b1: fraction of x in y, in (0, 1).
         weight_lr_power: p; 0 for the plain average.
-        state_dtype: dtype in which z is kept; the params' unless given.
-        r: exponent of the step in the weights, as in the authors' package; 0 there too unless given.
-        sum_dtype: dtype in which the sum of the weights is kept; the lowest of the params' unless given. (A sum in
-            bfloat16 stops growing at 256 equal weights: float32 is the average that is meant.)
+        state_dtype: dtype of z; the params' dtype by default.
+        r: exponent of the step in the weights, as in the authors' package, where the default is 0, too.
+        sum_dtype: dtype of the sum of the weights; by default the lowest precision among the params. (A sum in
+            bfloat16 stops growing at 256 equal weights: use float32 for a true average.)
 
     Twin: `optax.contrib.schedule_free`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative; b1 is not in (0, 1); `update` is
-            called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or negative; b1 is not in (0, 1);
+            `update` is called without params.
 
     Source: Defazio et al. 2024, arXiv:2405.15682, algorithm 1.
 
@@ -88,7 +88,7 @@ def schedule_free(
         sum_type = dtype if sum_dtype is None else sum_dtype
         return ScheduleFreeState(
             step=jnp.ones([], jnp.int32),
-            # A copy, so that both params and state may be donated to a compiled step.
+            # A copy, so that both params and state can be donated to a compiled step.
             z=jax.tree.map(lambda p: jnp.array(p, state_dtype, copy=True), params),
             weight_sum=jnp.zeros([], sum_type),
             largest_rate=jnp.zeros([], sum_type),
@@ -100,14 +100,16 @@ def schedule_free(
         grads: optax.Updates, state: ScheduleFreeState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ScheduleFreeState]:
         if params is None:
-            raise ValueError("schedule_free: params are y, write update(grads, state, params)")
+            raise ValueError(
+                "schedule_free: needs the params, which are y; write update(grads, state, params)"
+            )
         alpha = jnp.asarray(at_step(learning_rate, state.step), state.largest_rate.dtype)
         largest = jnp.maximum(state.largest_rate, alpha)
         w = largest**weight_lr_power
         if not (isinstance(r, int | float) and r == 0):
             w = w * state.step**r
         weight_sum = state.weight_sum + w
-        # 0 while all alphas are 0; NaN stays.
+        # 0 while all alphas are 0; NaN stays NaN.
         c = jnp.where(
             jnp.logical_or(jnp.isnan(w), jnp.isnan(weight_sum)),
             jnp.full(w.shape, jnp.nan),
@@ -119,7 +121,7 @@ def schedule_free(
         x = jax.tree.map(lambda y, z: (y - (1.0 - b1) * z) / b1, params, state.z)
         x = jax.tree.map(lambda x, z: (1.0 - c) * x + c * z, x, z)
         y = jax.tree.map(lambda x, z: b1 * x + (1.0 - b1) * z, x, z)
-        # y is rounded before the difference is: so y + update is y in half precision too.
+        # y is rounded first, so that params + update is exactly the new y in half precision, too.
         updates = jax.tree.map(lambda y, p: y - p, cast_like(y, params), params)
         new = ScheduleFreeState(optax.safe_increment(state.step), z, weight_sum, largest, state.b1, memory)
         return cast_like(updates, grads), cast_like(new, state)
@@ -128,18 +130,18 @@ def schedule_free(
 
 
 def schedule_free_eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
-    """The average x, to evaluate and to keep, from the params y that are trained.
+    """Returns the average x, which is to be evaluated and saved, from the trained params y.
 
         x = (y - (1 - b1) z) / b1
 
     Args:
-        state: that of `schedule_free`, `schedule_free_sgd` or `schedule_free_adamw`.
+        state: the state of `schedule_free`, `schedule_free_sgd` or `schedule_free_adamw`.
         params: y.
 
     Baseline: `optax.contrib.schedule_free_eval_params`, equal bit for bit.
 
     Raises:
-        TypeError: the state is another optimizer's.
+        TypeError: the state is that of another optimizer.
 
     Example: see `schedule_free`.
     """
@@ -152,7 +154,7 @@ def schedule_free_eval_params(state: optax.OptState, params: optax.Params) -> op
 
 
 def with_warmup(optimizer: str, learning_rate: Any, warmup_steps: int | None) -> ScalarOrSchedule:
-    """The rate, or a schedule from 0 at step 0 to the rate at step `warmup_steps`."""
+    """The learning rate, or a schedule that rises from 0 at step 0 to it at step `warmup_steps`."""
     check_learning_rate(optimizer, learning_rate)
     if warmup_steps is None:
         return learning_rate
@@ -166,5 +168,5 @@ def with_warmup(optimizer: str, learning_rate: Any, warmup_steps: int | None) ->
 
 
 def one_step_ahead(rate: ScalarOrSchedule) -> ScalarOrSchedule:
-    """The rate of the step after."""
+    """The schedule shifted by one step: its value at the next step."""
     return (lambda step: rate(step + 1)) if callable(rate) else rate

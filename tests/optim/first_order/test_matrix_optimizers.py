@@ -169,7 +169,7 @@ def test_muon_errors() -> None:
     with pytest.raises(ValueError, match="weight decay needs the params"):
         jax.eval_shape(lambda p: muon(0.1, weight_decay=0.1).update(p, muon(0.1).init(p)), ones)
     vector = muon(0.1, muon_weight_dimension_numbers=MuonDimensionNumbers())
-    with pytest.raises(ValueError, match=r"a matrix needs two axes, param float32\[2\] has not"):
+    with pytest.raises(ValueError, match=r"param is float32\[2\], wanted a matrix, with two axes"):
         jax.eval_shape(lambda p: vector.update(p, vector.init(p)), ones[0])
     twice = muon(0.1, muon_weight_dimension_numbers=MuonDimensionNumbers(0, -2))
     with pytest.raises(ValueError, match="wanted reduction and output axes that differ"):

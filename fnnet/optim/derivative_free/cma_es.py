@@ -186,9 +186,7 @@ def cma_es(
         return CmaEsState(
             step=jnp.zeros([], jnp.int32),
             key=as_key(seed),
-            m=jnp.copy(
-                theta
-            ),  # a copy: params that are one vector would share its buffer, and could not be donated
+            m=jnp.copy(theta),  # params of one vector would share its buffer, which could not be donated
             sigma=jnp.asarray(sigma, theta.dtype),
             c=jnp.eye(theta.size, dtype=theta.dtype),
             p_c=jnp.zeros_like(theta),

@@ -20,9 +20,7 @@ class GeneticAlgorithmState(NamedTuple):
 
     step: jax.Array  # int32[], updates taken
     key: chex.PRNGKey  # for the next generations
-    population: (
-        jax.Array
-    )  # float[population, n], not yet evaluated; the elite of the last generation comes first
+    population: jax.Array  # float[population, n], not yet evaluated; the last elite comes first
     evaluations: Evaluations  # values only
 
 

@@ -111,8 +111,8 @@ def muon(
     Twin: `optax.contrib.muon`, equal bit for bit in float32; the tests give the bounds for other dtypes.
 
     Raises:
-        TypeError, ValueError: a learning rate is no number or schedule; it, an eps or a lambda is negative; a beta is
-            not in [0, 1); ns_coeffs are not triples or an unknown name; ns_steps is not a positive int;
+        TypeError, ValueError: a learning rate is neither a number nor a schedule; it, an eps or a lambda is negative;
+            a beta is not in [0, 1); ns_coeffs are not triples or an unknown name; ns_steps is not a positive int;
             preconditioning is unknown; the dimension numbers do not fit a param; `update` is called without params
             while weights decay.
 

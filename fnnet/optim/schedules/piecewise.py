@@ -86,11 +86,11 @@ def piecewise_interpolate_schedule(
         values = jnp.cumprod(jnp.stack([init_value, *(scale for _, scale in points)]))
         now = jnp.where(bounds[-1] <= step, values[-1], 0)
         for i in range(len(points)):
-            share = (step - bounds[i]) / jnp.maximum(bounds[i + 1] - bounds[i], 1)
+            fraction = (step - bounds[i]) / jnp.maximum(bounds[i + 1] - bounds[i], 1)
             if interpolate_type == "linear":
-                value = (values[i + 1] - values[i]) * share + values[i]
+                value = (values[i + 1] - values[i]) * fraction + values[i]
             else:
-                value = values[i + 1] + (values[i] - values[i + 1]) / 2.0 * (jnp.cos(jnp.pi * share) + 1)
+                value = values[i + 1] + (values[i] - values[i + 1]) / 2.0 * (jnp.cos(jnp.pi * fraction) + 1)
             now = jnp.where((bounds[i] <= step) & (step < bounds[i + 1]), value, now)
         return now
 

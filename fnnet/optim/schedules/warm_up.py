@@ -46,8 +46,8 @@ def warmup_schedule(
     check.between("warmup_schedule", "warmup_steps", warmup_steps, 0)
 
     def warmed(step: Any) -> Any:
-        share = jnp.asarray(jnp.maximum(step, 0), float) / jnp.maximum(warmup_steps, 1)
-        warming = init_value + (schedule(0) - init_value) * share
+        fraction = jnp.asarray(jnp.maximum(step, 0), float) / jnp.maximum(warmup_steps, 1)
+        warming = init_value + (schedule(0) - init_value) * fraction
         return jnp.where(step < warmup_steps, warming, schedule(jnp.maximum(step - warmup_steps, 0)))
 
     return warmed

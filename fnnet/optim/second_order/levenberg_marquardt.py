@@ -128,9 +128,8 @@ def levenberg_marquardt(
         diagonal = jnp.diag(G)
         D = jnp.where(diagonal > 0, diagonal, 1) if scaling == "diagonal" else jnp.ones_like(g)
         factor = jnp.linalg.cholesky(G + jnp.diag(mu * D))
-        d = finite_or_zero(
-            -jax.scipy.linalg.cho_solve((factor, True), g)
-        )  # NaN if the matrix is not positive definite
+        # NaN if the matrix is not positive definite.
+        d = finite_or_zero(-jax.scipy.linalg.cho_solve((factor, True), g))
 
         updates = cast_like(flat.to_tree(d), grads)
         predicted = d @ (mu * D * d - g) / 2

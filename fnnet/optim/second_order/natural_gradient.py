@@ -125,11 +125,9 @@ def _empirical_fisher(flat: FlatProblem, shape: tuple[int, ...]) -> tuple[jax.Ar
         )
     N = shape[0]
     z, pull = jax.vjp(flat.predict, flat.theta)
-    slope = jax.grad(flat.loss)(z).reshape(
-        N, -1
-    )  # of the mean loss: row i is that of example i's loss, divided by N
-    rows = (
-        jnp.eye(N, dtype=z.dtype)[:, :, None] * slope[None]
-    )  # (N, N, outputs): the slope of each example alone
+    # Of the mean loss: row i is that of example i's own loss, divided by N.
+    slope = jax.grad(flat.loss)(z).reshape(N, -1)
+    # (N, N, outputs): the slope of each example alone.
+    rows = jnp.eye(N, dtype=z.dtype)[:, :, None] * slope[None]
     s = jax.vmap(lambda row: pull(row.ravel())[0])(rows)  # (N, p), divided by N
     return N * (s.T @ s), N

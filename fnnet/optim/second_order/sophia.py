@@ -153,9 +153,9 @@ def sophia(
 def print_share_below(threshold: chex.Numeric, u: optax.Updates, t: jax.Array, every: chex.Numeric) -> None:
     """Prints the fraction of |u| < threshold every `every` steps; never if that is 0."""
     leaves = jax.tree.leaves(u)
-    share = sum(jnp.sum(jnp.abs(u) < threshold) for u in leaves) / max(sum(u.size for u in leaves), 1)
+    fraction = sum(jnp.sum(jnp.abs(u) < threshold) for u in leaves) / max(sum(u.size for u in leaves), 1)
     jax.lax.cond(
         (every > 0) & (t % jnp.maximum(every, 1) == 0),
-        lambda: jax.debug.print("sophia: step {}, {:.3f} of the coordinates not clipped", t, share),
+        lambda: jax.debug.print("sophia: step {}, {:.3f} of the coordinates not clipped", t, fraction),
         lambda: None,
     )

@@ -116,7 +116,7 @@ def cma_es(
 ) -> optax.GradientTransformationExtraArgs:
     """CMA-ES with a full covariance matrix, one generation per update.
 
-        x_i = m + sigma y_i,  y_i ~ N(0, C),  i = 1 ... lambda; from here on sorted by L(x_i)
+        x_i = m + sigma y_i,  y_i ~ N(0, C),  i = 1 ... lambda; then sorted by L(x_i)
         y_w = sum of w_i y_i over the positive w_i
         m <- m + sigma y_w
         p_sigma <- (1 - c_sigma) p_sigma + sqrt(c_sigma (2 - c_sigma) mu_eff) C^(-1/2) y_w

@@ -54,13 +54,13 @@ def adafactor(
     """Adafactor.
 
         b2 = 1 - (t - decay_offset)^-decay_rate
-        r <- b2 r + (1 - b2) mean over columns of (g^2 + eps)       large arrays:
+        r <- b2 r + (1 - b2) mean over columns of (g^2 + eps)       large arrays, with
         c <- b2 c + (1 - b2) mean over rows of (g^2 + eps)          v_ij = r_i c_j / mean(r)
-        v <- b2 v + (1 - b2) (g^2 + eps)                            the others
+        v <- b2 v + (1 - b2) (g^2 + eps)                            other arrays
         u = g / sqrt(v)
-        u <- u / max(1, RMS(u) / d)                                 RMS: root of the mean of the squares
+        u <- u / max(1, RMS(u) / d)                                 RMS: root mean square
         x = alpha max(min_scale, RMS(theta)) u
-        m <- mu m + (1 - mu) x                                      with momentum, else m = x
+        m <- mu m + (1 - mu) x                                      with momentum, otherwise m = x
         theta <- theta - m - lambda theta
 
     Args:

@@ -30,9 +30,9 @@ def lion(
 ) -> optax.GradientTransformationExtraArgs:
     """Lion. Each parameter moves up or down by alpha.
 
-        c = sign(b1 m + (1 - b1) g)                     b1 < b2: the step weighs recent gradients more
+        c = sign(b1 m + (1 - b1) g)                     b1 < b2: recent gradients count more here than in m
         theta <- theta - alpha (c + lambda theta)
-        m <- b2 m + (1 - b2) g                          than the mean does
+        m <- b2 m + (1 - b2) g
 
     Args:
         learning_rate: alpha, a number or a schedule of the step. The paper uses a rate 3 to 10 times lower than for

@@ -44,8 +44,8 @@ def radam(
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
         rho_inf = 2 / (1 - b2) - 1      rho = rho_inf - 2 t b2^t / (1 - b2^t)
         r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
-        theta <- theta - alpha m_hat                                            rho < threshold
-        theta <- theta - alpha r m_hat / (sqrt(v_hat + eps_root) + eps)         else
+        theta <- theta - alpha m_hat                                            if rho < threshold
+        theta <- theta - alpha r m_hat / (sqrt(v_hat + eps_root) + eps)         otherwise
 
     Args:
         learning_rate: alpha, a number or a schedule of the step. It applies to both branches, although steps in the

@@ -45,11 +45,11 @@ def rmsprop(
     """RMSProp: plain, centered, with momentum.
 
         s <- rho s + (1 - rho) g^2                              s = initial_scale at the start
-        m <- rho m + (1 - rho) g                                centered, else m = 0
+        m <- rho m + (1 - rho) g                                if centered, otherwise m = 0
         x <- alpha g / sqrt(s - m^2 + eps)
         theta <- theta - x                                      plain
         v <- mu v + x,  theta <- theta - v                      with momentum
-        v <- mu v + x,  theta <- theta - (mu v + x)             with Nesterov's momentum
+        v <- mu v + x,  theta <- theta - (mu v + x)             with Nesterov momentum
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.

@@ -30,9 +30,9 @@ def sam(
 ) -> optax.GradientTransformationExtraArgs:
     """Sharpness-aware minimization, around any optimizer.
 
-        epsilon = rho g / |g|                       |g|: over all params
-        epsilon = rho T^2 g / |T g|                 adaptive, T = |theta| + eta
-        theta <- theta + u(grad L(theta + epsilon)) the optimizer's step
+        epsilon = rho g / |g|                           |g|: over all params
+        epsilon = rho T^2 g / |T g|                     adaptive, T = |theta| + eta
+        theta <- theta + u(grad L(theta + epsilon))     the optimizer's step
 
     Args:
         optimizer: an optimizer from `fnnet.optim` or optax. It receives the params theta and the extra arguments of

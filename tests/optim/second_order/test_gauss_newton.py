@@ -65,7 +65,7 @@ def test_matrix(n: int) -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_singular_takes_the_shortest_step() -> None:
-    """Two examples, three weights, one without effect: NumPy's least squares is the pseudo-inverse's."""
+    """Two examples and three weights, one without effect: NumPy's least squares uses the pseudo-inverse."""
     x, y = jnp.array([[1.0, 2.0, 0.0], [0.5, -1.0, 0.0]]), jnp.array([1.0, 3.0])
     params = jnp.array([0.3, -0.2, 0.7])
     updates, _ = step_of(

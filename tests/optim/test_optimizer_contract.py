@@ -15,11 +15,12 @@ import pytest
 
 import fnnet as fn
 from fnnet.optim import TWINS
-from tests.arrays import at, close, each, stack
+from tests.arrays import at, close, each, equal, stack
 from tests.optim.methods import OTHERS, PARTS
 
 NAMES = list(TWINS)
 RATE = 0.05
+LOOPS = {"muon"}  # without jit, a loop would be compiled at each call
 
 
 def params_of(dtype: Any = np.float32) -> dict[str, Any]:
@@ -28,9 +29,14 @@ def params_of(dtype: Any = np.float32) -> dict[str, Any]:
 
 
 def grads_of(params: Any) -> Any:
-    """In NumPy, or compiled of tracers."""
-    xp = jnp if any(isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params)) else np
-    return jax.tree.map(lambda p: (xp.cos(3 * p) * p + 0.1).astype(p.dtype), params)
+    """Gradients that depend on the params; in NumPy, unless params are tracers."""
+
+    def of_leaf(p: Any) -> Any:
+        xp = jnp if isinstance(p, jax.core.Tracer) else np
+        p = xp.asarray(p)
+        return jnp.asarray((xp.cos(3 * p) * p + 0.1).astype(p.dtype))
+
+    return jax.tree.map(of_leaf, params)
 
 
 def avals(tree: Any) -> Any:
@@ -88,19 +94,17 @@ class TestContract:
         }
         params = params_of(jnp.bfloat16)
 
-        @jax.jit
-        @jax.vmap
         def last(numbers: dict[str, jax.Array]) -> Any:
-            optimizer = TWINS[name].ours(**numbers)
+            optimizer, now = TWINS[name].ours(**numbers), params
+            state = first = optimizer.init(params)
+            for _ in range(3):
+                updates, state = optimizer.update(grads_of(now), state, now)
+                now = optax.apply_updates(now, updates)
+            chex.assert_trees_all_equal_shapes_and_dtypes((now, state), (params, first))
+            return now
 
-            def step(carry: Any, _: None) -> Any:
-                params, state = carry
-                updates, state = optimizer.update(grads_of(params), state, params)
-                return (optax.apply_updates(params, updates), state), None
-
-            return jax.lax.scan(step, (params, optimizer.init(params)), length=3)[0][0]
-
-        mapped = last(stack(numbers, numbers))
+        with jax.disable_jit(name in LOOPS):
+            mapped = jax.vmap(last)(stack(numbers, numbers))
         chex.assert_trees_all_equal_shapes_and_dtypes(at(mapped, 0), params)
         chex.assert_tree_all_finite(mapped)
 
@@ -171,7 +175,7 @@ class TestContract:
         with_extra = optimizer.update(
             grads, state, params, value=1.0, grad=grads, value_fn=jnp.sum, nobody_knows=3
         )
-        chex.assert_trees_all_equal(with_extra, optimizer.update(grads, state, params))
+        equal(with_extra, optimizer.update(grads, state, params))
 
     @pytest.mark.parametrize("params", [{}, jnp.zeros((0, 3)), (jnp.ones(2), None)])
     def test_odd_trees(self, name: str, params: Any) -> None:
@@ -184,7 +188,7 @@ class TestContract:
         params = params_of()
         ours, theirs = (make(learning_rate=RATE) for make in TWINS[name])
         first, second = (o.update(grads_of(params), o.init(params), params)[0] for o in (ours, theirs))
-        chex.assert_trees_all_close(first, second, rtol=5e-7)
+        close(first, second, rtol=5e-7)
 
     def test_complex_params(self, name: str) -> None:
         if name == "rprop":
@@ -214,14 +218,14 @@ class TestContract:
 class TestDropIn:
     """Inside optax's own wrappers, five steps beside the twin."""
 
-    def both(self, name: str, wrap: Any, steps: int = 5) -> None:
-        """Without jit: the operations of all optimizers are nearly the same ones, compiled once."""
+    def both(self, name: str, wrap: Any, conditions: bool = False) -> None:
+        """Without jit, since all optimizers use nearly the same operations: each is compiled once."""
         ends = []
-        with jax.disable_jit():  # conditions, too
+        with jax.disable_jit(conditions or name in LOOPS):
             for make in TWINS[name]:
                 optimizer, params = optax.with_extra_args_support(wrap(make)), params_of()
                 state = optimizer.init(params)
-                for _ in range(steps):
+                for _ in range(5):
                     updates, state = optimizer.update(grads_of(params), state, params)
                     params = optax.apply_updates(params, updates)
                 ends.append(params)
@@ -258,7 +262,11 @@ class TestDropIn:
         )
 
     def test_multi_steps(self, name: str) -> None:
-        self.both(name, lambda make: optax.MultiSteps(make(learning_rate=RATE), 2).gradient_transformation())
+        self.both(
+            name,
+            lambda make: optax.MultiSteps(make(learning_rate=RATE), 2).gradient_transformation(),
+            conditions=True,
+        )
 
     def test_inject_hyperparams(self, name: str) -> None:
         static = ("min_dim_size_to_factor",) if name == "adafactor" else ()  # a shape
@@ -270,7 +278,7 @@ class TestDropIn:
         )
 
     def test_apply_if_finite(self, name: str) -> None:
-        self.both(name, lambda make: optax.apply_if_finite(make(learning_rate=RATE), 3))
+        self.both(name, lambda make: optax.apply_if_finite(make(learning_rate=RATE), 3), conditions=True)
 
     def test_map_params(self, name: str) -> None:
         """optax finds the copies of the params in the state."""

@@ -105,12 +105,15 @@ class TestRestarts:
         optimizer = conjugate_gradient("fletcher_reeves", secant, **arguments)
         theta, ds, gs = start(), [], []
         state = optimizer.init(theta)
-        update = jax.jit(lambda g, s, p, v: optimizer.update(g, s, p, value=v, grad=g, value_fn=loss))
-        both = jax.jit(jax.value_and_grad(loss))
+
+        @jax.jit
+        def step(theta: Any, state: Any) -> Any:
+            value, grad = jax.value_and_grad(loss)(theta)
+            updates, state = optimizer.update(grad, state, theta, value=value, grad=grad, value_fn=loss)
+            return jax.tree.map(jnp.add, theta, updates), state, grad
+
         for _ in range(9):
-            value, grad = both(theta)
-            updates, state = update(grad, state, theta, value)
-            theta = jax.tree.map(jnp.add, theta, updates)
+            theta, state, grad = step(theta, state)
             ds.append(vector(state.d))
             gs.append(-vector(grad))
         return ds, gs
@@ -129,18 +132,20 @@ class TestRestarts:
         optimizer = conjugate_gradient("fletcher_reeves", secant)
         theta = jnp.array([1.0, 2.0])
         state = optimizer.init(theta)._replace(since=jnp.int32(3), g=theta, d=5 * theta)
-        _, state = optimizer.update(
-            theta, state, theta, value=2.5, grad=theta, value_fn=lambda t: jnp.sum(jnp.square(t)) / 2
-        )
+        with jax.disable_jit():
+            _, state = optimizer.update(
+                theta, state, theta, value=2.5, grad=theta, value_fn=lambda t: jnp.sum(jnp.square(t)) / 2
+            )
         np.testing.assert_array_equal(state.d, -theta)
         assert state.since == 1
 
     def test_after_a_search_that_found_nothing(self) -> None:
         optimizer, theta = conjugate_gradient(), jnp.array([1.0, 2.0])
         state = optimizer.init(theta)._replace(since=jnp.int32(3), g=theta, d=-theta)
-        updates, state = optimizer.update(
-            -theta, state, theta, value=2.5, grad=-theta, value_fn=lambda t: jnp.sum(jnp.square(t)) / 2
-        )
+        with jax.disable_jit():
+            updates, state = optimizer.update(
+                -theta, state, theta, value=2.5, grad=-theta, value_fn=lambda t: jnp.sum(jnp.square(t)) / 2
+            )
         assert state.since == 0
         assert not np.any(updates)
 

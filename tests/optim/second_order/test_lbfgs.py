@@ -126,7 +126,7 @@ def test_complex_params() -> None:
         return (z + updates, state), None
 
     z = jnp.zeros(2, complex)
-    (end, _), _ = jax.lax.scan(step, (z, optimizer.init(z)), length=12)
+    (end, _), _ = jax.jit(lambda z: jax.lax.scan(step, (z, optimizer.init(z)), length=12))(z)
     np.testing.assert_allclose(end, target, atol=1e-6)
 
 

@@ -20,7 +20,7 @@ from tests.optim.methods import OTHERS, PARTS
 
 NAMES = list(TWINS)
 RATE = 0.05
-LOOPS = {"muon"}  # without jit, a loop would be compiled at each call
+LOOPS = {"muon"}  # without jit, their loop would be compiled at each call
 
 
 def params_of(dtype: Any = np.float32) -> dict[str, Any]:
@@ -92,21 +92,23 @@ class TestContract:
             for p in signature.parameters.values()
             if p.name == "learning_rate" or isinstance(p.default, float)
         }
-        params = params_of(jnp.bfloat16)
+        params, numbers = params_of(jnp.bfloat16), stack(numbers, numbers)
 
-        def last(numbers: dict[str, jax.Array]) -> Any:
-            optimizer, now = TWINS[name].ours(**numbers), params
-            state = first = optimizer.init(params)
-            for _ in range(3):
-                updates, state = optimizer.update(grads_of(now), state, now)
-                now = optax.apply_updates(now, updates)
-            chex.assert_trees_all_equal_shapes_and_dtypes((now, state), (params, first))
-            return now
+        def first(numbers: dict[str, jax.Array]) -> Any:
+            return params, TWINS[name].ours(**numbers).init(params)
 
-        with jax.disable_jit(name in LOOPS):
-            mapped = jax.vmap(last)(stack(numbers, numbers))
-        chex.assert_trees_all_equal_shapes_and_dtypes(at(mapped, 0), params)
-        chex.assert_tree_all_finite(mapped)
+        @jax.jit
+        @jax.vmap
+        def step(numbers: dict[str, jax.Array], params: Any, state: Any, grads: Any) -> Any:
+            updates, state = TWINS[name].ours(**numbers).update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        now = start = jax.vmap(first)(numbers)
+        for _ in range(3):
+            now = step(numbers, *now, grads_of(now[0]))
+            chex.assert_trees_all_equal_shapes_and_dtypes(now, start)
+        chex.assert_trees_all_equal_shapes_and_dtypes(at(now[0], 0), params)
+        chex.assert_tree_all_finite(now[0])
 
     def test_compiles_once_equals_no_jit_and_descends(self, name: str) -> None:
         """200 steps down a convex bowl, of which the first is taken without jit, too."""
@@ -183,6 +185,27 @@ class TestContract:
         updates, _ = optimizer.update(params, optimizer.init(params), params)
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
 
+    def test_map_params(self, name: str) -> None:
+        """optax finds the copies of the params in the state."""
+        params = params_of()
+        for make in TWINS[name]:
+            optimizer = make(learning_rate=RATE)
+            before = optimizer.init(params)
+            after = optax.tree.map_params(optimizer, lambda p: p + 1, before)
+            moved = jax.tree.leaves(each(lambda a, b: np.round(a - b, 6), after, before))
+            assert all(np.all(np.isin(m, (0, 1))) for m in moved)
+            copies = [m for m in moved if np.all(m == 1)]
+            if (
+                name == "muon"
+            ):  # m of each, v of the two that are not matrices; optax has its coefficients, too
+                assert len(copies) == 5
+                continue
+            assert len(copies) % len(jax.tree.leaves(params)) == 0
+            # Floats in the state that are not copies: r, d; the sum of weights, the largest rate, b1.
+            numbers = {"prodigy": 2, "schedule_free_sgd": 3, "schedule_free_adamw": 3}.get(name, 0)
+            floats = [a for a in jax.tree.leaves(before) if a.dtype == jnp.float32]
+            assert len(copies) + numbers == len(floats)
+
     def test_first_update_equals_that_of_optax_without_jit(self, name: str) -> None:
         """Up to a rounding or two: optax compiles its bias correction even there."""
         params = params_of()
@@ -214,29 +237,44 @@ class TestContract:
                 TWINS[name].ours(learning_rate=RATE, **{share: 1.5})
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", NAMES)
 class TestDropIn:
     """Inside optax's own wrappers, five steps beside the twin."""
 
     def both(self, name: str, wrap: Any, conditions: bool = False) -> None:
-        """Without jit, since all optimizers use nearly the same operations: each is compiled once."""
-        ends = []
-        with jax.disable_jit(conditions or name in LOOPS):
-            for make in TWINS[name]:
-                optimizer, params = optax.with_extra_args_support(wrap(make)), params_of()
-                state = optimizer.init(params)
-                for _ in range(5):
-                    updates, state = optimizer.update(grads_of(params), state, params)
-                    params = optax.apply_updates(params, updates)
-                ends.append(params)
+        """In float64, where what optax compiles and what it does not differ by less than the bound.
+
+        Without jit, since all optimizers use nearly the same operations, each of which is compiled once; with
+        conditions, which would be compiled at each call, both sides are one program.
+        """
+
+        def end(make: Any, params: Any) -> Any:
+            optimizer = optax.with_extra_args_support(wrap(make))
+            state = optimizer.init(params)
+
+            def step(now: Any, _: Any = None) -> Any:
+                params, state = now
+                updates, state = optimizer.update(grads_of(params), state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            if conditions:
+                return jax.lax.scan(step, (params, state), length=5)[0][0]
+            now = params, state
+            for _ in range(5):
+                now, _ = step(now)
+            chex.assert_trees_all_equal_shapes_and_dtypes(now, (params, state))  # the carry of a scan
+            return now[0]
+
+        start = params_of(np.float64)
+        if conditions:
+            ends = jax.jit(lambda params: [end(make, params) for make in TWINS[name]])(start)
+        else:
+            with jax.disable_jit(name in LOOPS):
+                ends = [end(make, start) for make in TWINS[name]]
         close(*ends, rtol=1e-6, atol=1e-7)
         with pytest.raises(AssertionError):  # it did move
-            close(ends[0], params_of(), rtol=1e-6)
-        # Of tracers: the state can be a scan's carry.
-        optimizer = optax.with_extra_args_support(wrap(TWINS[name].ours))
-        state = jax.eval_shape(optimizer.init, params_of())
-        update = jax.eval_shape(lambda p, s: optimizer.update(grads_of(p), s, p), params_of(), state)
-        chex.assert_trees_all_equal_shapes_and_dtypes(update, (params_of(), state))
+            close(ends[0], start, rtol=1e-6)
 
     def test_chain(self, name: str) -> None:
         self.both(
@@ -279,30 +317,6 @@ class TestDropIn:
 
     def test_apply_if_finite(self, name: str) -> None:
         self.both(name, lambda make: optax.apply_if_finite(make(learning_rate=RATE), 3), conditions=True)
-
-    def test_map_params(self, name: str) -> None:
-        """optax finds the copies of the params in the state."""
-        params = params_of()
-        for make in TWINS[name]:
-            optimizer = make(learning_rate=RATE)
-            state = optax.tree.map_params(optimizer, lambda p: p + 1, optimizer.init(params))
-            moved = [
-                np.round(a - b, 6)
-                for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(optimizer.init(params)), strict=True)
-            ]
-            assert all(np.all(np.isin(m, (0, 1))) for m in moved)
-            copies = [m for m in moved if np.all(m == 1)]
-            if (
-                name == "muon"
-            ):  # m of each, v of the two that are no matrices; optax has its coefficients, too
-                assert len(copies) == 5
-                continue
-            assert len(copies) % len(jax.tree.leaves(params)) == 0
-            # Floats in the state that are no copies: r, d; the weights' sum, the largest rate, b1.
-            numbers = {"prodigy": 2, "schedule_free_sgd": 3, "schedule_free_adamw": 3}.get(name, 0)
-            assert len(copies) + numbers == len(
-                [a for a in jax.tree.leaves(optimizer.init(params)) if a.dtype == jnp.float32]
-            )
 
 
 def test_adadelta_of_optax_ascends_and_ours_does_not() -> None:

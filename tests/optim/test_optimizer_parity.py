@@ -17,7 +17,7 @@ import pytest
 
 import fnnet as fn
 from fnnet.optim import TWINS
-from tests.arrays import cast, integers, normal
+from tests.arrays import integers, normal
 
 STEPS = 1000
 RATES = (1e-3, 1e-2, 1e-1)
@@ -44,20 +44,21 @@ class Case(NamedTuple):
     rate: Any = 1e-2  # a number or a schedule; an array of rates for mapped runs
     bound: float = 0.0  # of the relative difference from the twin
 
-    def init(self) -> Any:
+    def init(self, params: Any) -> Any:
         """The params and the state, before the first step."""
-        params = cast(start(), self.dtype)
+        params = jax.tree.map(lambda p: p.astype(self.dtype), params)
         if isinstance(self.rate, np.ndarray):
-            params = jax.tree.map(lambda p: np.stack([p] * len(self.rate)), params)
-        params = jax.tree.map(jnp.asarray, params)
+            params = jax.tree.map(lambda p: jnp.stack([p] * len(self.rate)), params)
         return params, self.with_rate(lambda optimizer, params: optimizer.init(params), params)
 
-    def update(self, params: Any, state: Any, grads: Any) -> Any:
-        def one(optimizer: Any, params: Any, state: Any, grads: Any) -> Any:
+    def step(self, params: Any, state: Any, batch: Any) -> Any:
+        def one(optimizer: Any, params: Any, state: Any) -> Any:
+            # The barrier keeps the compiler from fusing the gradient with the update.
+            grads = jax.lax.optimization_barrier(gradient(params, *batch))
             updates, state = optimizer.update(grads, state, params)
-            return optax.apply_updates(params, updates), state
+            return jax.lax.optimization_barrier(optax.apply_updates(params, updates)), state
 
-        return self.with_rate(one, params, state, grads)
+        return self.with_rate(one, params, state)
 
     def with_rate(self, f: Any, *arguments: Any) -> Any:
         if isinstance(self.rate, np.ndarray):
@@ -78,69 +79,41 @@ def gradient(params: Any, x: jax.Array, y: jax.Array, factor: jax.Array) -> Any:
     return jax.tree.map(lambda g: g * factor.astype(dtype), grads)
 
 
-@jax.jit
-def gradients(many: Any, x: jax.Array, y: jax.Array, factor: jax.Array) -> Any:
-    """The gradient of each of some params on one batch; biases with a leading axis are those of mapped runs."""
-    each = []
-    for params in many:
-        mapped = params["dense_0"]["b"].ndim == 2
-        f = jax.vmap(gradient, in_axes=(0, None, None, None)) if mapped else gradient
-        each.append(f(params, x, y, factor))
-    return each
+def paths(cases: list[Case]) -> list[Any]:
+    """The params of each case after each step, as one program."""
 
-
-def runs(cases: list[Case]) -> tuple[Any, Any]:
-    """The params and states of one side, and its compiled update of all cases."""
+    def step(now: Any, batch: Any) -> Any:
+        now = [case.step(*pair, batch) for case, pair in zip(cases, now, strict=True)]
+        return now, [params for params, _ in now]
 
     @jax.jit
-    def update(many: Any, grads: Any) -> Any:
-        return [case.update(*now, g) for case, now, g in zip(cases, many, grads, strict=True)]
+    def run(params: Any, batches: Any) -> Any:
+        return jax.lax.scan(step, [case.init(params) for case in cases], batches)[1]
 
-    return [case.init() for case in cases], update
+    return run(start(), (X[BATCHES], Y[BATCHES], FACTORS))
 
 
-def largest_gaps(ours: list[Any], theirs: list[Any]) -> np.ndarray:
+def largest_gaps(ours: Any, theirs: Any) -> np.ndarray:
     """max |ours - optax| / max |optax| at each step, of the array where it is largest."""
     gaps = []
-    for a, b in zip(
-        zip(*map(jax.tree.leaves, ours), strict=True),
-        zip(*map(jax.tree.leaves, theirs), strict=True),
-        strict=True,
-    ):
-        a, b = (
-            np.stack([np.asarray(p) for p in path]).reshape(STEPS, -1).astype(np.float64) for path in (a, b)
-        )
+    for pair in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = (np.asarray(path).reshape(STEPS, -1).astype(np.float64) for path in pair)
         largest, size = np.max(np.abs(a - b), axis=1), np.max(np.abs(b), axis=1)
-        gaps.append(
-            np.where(largest == 0, 0, largest / np.where(size == 0, 1, size))
-        )  # biases are 0 at first
+        gaps.append(np.where(largest == 0, 0, largest / np.where(size == 0, 1, size)))  # biases start at 0
     return np.max(gaps, axis=0)
 
 
 def check(cases: dict[str, tuple[Case, Case]]) -> None:
     """Both sides of each case, compiled apart, from the same weights on the same batches."""
-    pairs = list(cases.values())
-    (a, update_a), (b, update_b) = (runs(list(side)) for side in zip(*pairs, strict=True))
-    starts = [params for params, _ in a]
-    equal = all(ours.bound == 0 for ours, _ in pairs)
-    paths: list[list[Any]] = [[], []]
-    for step, rows in enumerate(BATCHES):
-        batch = X[rows], Y[rows], FACTORS[step]
-        grads = gradients([params for params, _ in a], *batch)
-        # Of params that are equal bit for bit, the gradients are those of one side.
-        theirs = grads if equal else gradients([params for params, _ in b], *batch)
-        a, b = update_a(a, grads), update_b(b, theirs)
-        for path, side in zip(paths, (a, b), strict=True):
-            path.append([params for params, _ in side])
-    for i, (name, (case, _)) in enumerate(cases.items()):
-        gaps = largest_gaps(*([now[i] for now in path] for path in paths))
+    ours, theirs = (paths(list(side)) for side in zip(*cases.values(), strict=True))
+    for (name, (case, _)), a, b in zip(cases.items(), ours, theirs, strict=True):
+        gaps = largest_gaps(a, b)
         assert np.all(gaps <= case.bound), (
             f"{name}: {np.nanmax(gaps)} from step {np.argmin(gaps <= case.bound)} on, wanted {case.bound} at most"
         )
-        moved = jax.tree.map(
-            lambda end, begin: np.any(np.asarray(end) != np.asarray(begin)), a[i][0], starts[i]
+        assert all(np.any(p[-1] != p[0]) for p in map(np.asarray, jax.tree.leaves(a))), (
+            f"{name}: params did not move"
         )
-        assert all(jax.tree.leaves(moved)), f"{name}: some params never moved"
 
 
 def twins(name: str, dtype: Any, rate: Any = 1e-2, wrap: Any = lambda make: make) -> tuple[Case, Case]:

@@ -52,7 +52,7 @@ def adabelief(
             1e-16.
         eps_root: added to s at each step, where it accumulates to eps_root / (1 - b2): 1e-8 becomes 1e-5, so that
             gradient noise below 0.003 no longer matters.
-        nesterov: m_hat as in `nadam`.
+        nesterov: True for m_hat as in `nadam`.
         eps_root_in_s: True as above, as in the paper's algorithm 2 and the authors' code. False for s without it and
             s_hat = (s + eps_root) / (1 - b2^t), as in the paper's appendix. (The first version of the paper has no
             eps_root: 0.)

@@ -72,7 +72,7 @@ def adafactor(
         multiply_by_parameter_scale: False leaves out max(min_scale, RMS(theta)).
         clipping_threshold: d; None for no clipping.
         momentum: mu, in [0, 1); None for no momentum.
-        dtype_momentum: dtype in which m is kept.
+        dtype_momentum: dtype of m.
         weight_decay_rate: lambda, a number or a schedule of the step; None for no decay. It is not multiplied by
             alpha.
         eps: keeps v above 0.

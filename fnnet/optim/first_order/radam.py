@@ -57,7 +57,7 @@ def radam(
         eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
         threshold: least rho for the second branch, 4 or more. The authors' code and PyTorch use 5: with b2 = 0.999,
             the first 5 steps are momentum. The paper uses 4, which makes it 4 steps.
-        nesterov: m_hat as in `nadam`.
+        nesterov: True for m_hat as in `nadam`.
         eps_before_correction: True adds eps to sqrt(v) before the bias correction, see `adam`, as in PyTorch and the
             authors' code.
 

@@ -62,7 +62,7 @@ def shampoo(
 
     Raises:
         TypeError, ValueError: the learning rate is neither a number nor a schedule; it or eps is negative; mu or rho
-            are not in [0, 1); precondition_every or max_dim is not a positive int.
+            is not in [0, 1); precondition_every or max_dim is not a positive int.
 
     Source: Gupta, Koren & Singer 2018, arXiv:1802.09568, algorithms 1 and 2.
 

@@ -11,7 +11,7 @@ import optax
 from fnnet import check
 from fnnet.layer import Layer, Params
 from fnnet.metrics import PerExample
-from fnnet.optim.transforms.average import exponential_average
+from fnnet.optim.exponential_average import exponential_average
 from fnnet.train.batches import count_examples, next_batch
 from fnnet.train.step import TrainState, describe_array, describe_fields, make_step, start
 

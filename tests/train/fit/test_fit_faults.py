@@ -245,9 +245,7 @@ def test_data_that_fails(tmp_path: Path) -> None:
     def cut_off() -> None:
         os.truncate(file, 200)
 
-    with pytest.raises(
-        OSError, match=r"has become shorter, 200 bytes of .*; bring the file back, and resume"
-    ):
+    with pytest.raises(OSError, match=r"has become shorter, 200 bytes of .*; restore the file, and resume"):
         fit(train=stream(prefetch=0), callbacks=[at(6, cut_off)], resume=True, **given)
     file.write_bytes(content)
     file.rename(tmp_path / "x")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, ones
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -115,7 +116,7 @@ class TestSerial:
     def test_init_reads_shape_and_dtype_only(self):
         net = fn.serial(fn.dense(3), fn.batch_norm(), fn.parallel(fn.dense(2), fn.dense(2)), fn.dropout(0.5))
         wanted = net.init(KEY, X)
-        for x in (jax.ShapeDtypeStruct(X.shape, X.dtype), jnp.full(X.shape, jnp.nan), np.zeros((1, 4))):
+        for x in (jax.ShapeDtypeStruct(X.shape, X.dtype), array(np.full(X.shape, jnp.nan)), np.zeros((1, 4))):
             equal(net.init(KEY, x), wanted)
         close(jax.jit(net.init)(KEY, X), wanted)
         assert shapes(jax.eval_shape(net.init, KEY, X)) == shapes(wanted)
@@ -303,7 +304,7 @@ class TestErrors:
     def test_apply_names_the_path(self):
         net = fn.serial(fn.dense(3), body=fn.parallel(fn.relu, fn.serial(fn.tanh, fn.dense(3))))
         params, _ = init(net)
-        params["body"]["serial_0"]["dense_0"]["w"] = jnp.ones((2, 3))
+        params["body"]["serial_0"]["dense_0"]["w"] = ones((2, 3))
         path = [
             "in serial['dense_0'], input float32[5,3]",
             "in parallel['serial_0'], input float32[5,3]",

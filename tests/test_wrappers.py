@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import fnnet as fn
+from tests.arrays import array, ones, zeros
 
-X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+X = array(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
 KEY = jax.random.key(0)
 
 
@@ -60,7 +61,7 @@ class TestRepeat:
     def test_a_function_a_dict_and_shapes(self):
         close(fn.repeat(jnp.tanh, 3)({}, X), jnp.tanh(jnp.tanh(jnp.tanh(X))))
         double = fn.repeat(lambda s: {**s, "x": 2 * s["x"]}, 2)
-        got = double({}, {"x": X, "mask": jnp.ones(5, bool)})
+        got = double({}, {"x": X, "mask": ones(5, bool)})
         np.testing.assert_array_equal(got["x"], 4 * X)
         params, state = fn.repeat(fn.dense(4), 2).init(KEY, jax.ShapeDtypeStruct((1, 4), jnp.bfloat16))
         assert (params["w"].shape, params["w"].dtype, state) == ((2, 4, 4), jnp.bfloat16, {})
@@ -132,14 +133,14 @@ class TestCast:
 
     def test_indices_half_precision_and_float64(self):
         net = fn.cast(fn.serial(fn.embed(7, 3), fn.dense(2)))
-        params, _ = net.init(KEY, jnp.zeros((2, 3), int))
+        params, _ = net.init(KEY, zeros((2, 3), int))
         assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
-        assert net(params, jnp.zeros((2, 3), int)).dtype == jnp.float32
+        assert net(params, zeros((2, 3), int)).dtype == jnp.float32
         half = X.astype(jnp.bfloat16)
         params, _ = fn.cast(fn.dense(2)).init(KEY, half)
         assert (params["w"].dtype, fn.cast(fn.dense(2))(params, half).dtype) == (jnp.float32, jnp.bfloat16)
         with jax.enable_x64(True):
-            double = jnp.asarray(np.asarray(X), jnp.float64)
+            double = array(np.asarray(X), jnp.float64)
             params, _ = fn.cast(fn.dense(2)).init(KEY, double)
             assert (params["w"].dtype, fn.cast(fn.dense(2))(params, double).dtype) == (
                 jnp.float64,
@@ -198,7 +199,7 @@ class TestFreeze:
     def test_a_cache_goes_on_in_evaluation(self):
         layer = fn.multi_head_attention(2, causal=True, cache=3)
         net = fn.freeze(layer)
-        params, state = net.init(KEY, jnp.ones((1, 1, 4)))
-        x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 1, 4)), jnp.float32)
+        params, state = net.init(KEY, ones((1, 1, 4)))
+        x = array(np.random.default_rng(1).normal(size=(1, 1, 4)), jnp.float32)
         assert int(net.apply(params, state, x)[1]["position"]) == 1
         assert int(net.apply(params, state, x, train=True)[1]["position"]) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fnnet as fn
+from tests.arrays import array, ones
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -70,7 +71,7 @@ class TestWeightNorm:
 
     def test_weights_of_zero_stay_and_can_be_learnt(self):
         layer = fn.weight_norm(fn.dense(2, w_init=fn.initializers.zeros))
-        x = jnp.array([[1.0, -3.0]])
+        x = array([[1.0, -3.0]])
         params, _ = layer.init(KEY, x)
         y, gradient = value_and_gradient(lambda params, x: (layer(params, x), None), params, x)
         np.testing.assert_array_equal(y[0], np.zeros((1, 2)))
@@ -79,13 +80,13 @@ class TestWeightNorm:
     @pytest.mark.parametrize("size", [1e-30, 1e30])
     def test_the_norm_neither_underflows_nor_overflows(self, size):
         layer = fn.weight_norm(fn.dense(1, use_bias=False))
-        v = jnp.array([[3.0], [4.0]]) * size
-        w = jax.jit(layer)({"g": jnp.ones(1), "v": v}, jnp.eye(2))
+        v = array([[3.0], [4.0]]) * size
+        w = jax.jit(layer)({"g": ones(1), "v": v}, array(np.eye(2)))
         np.testing.assert_allclose(w, [[0.6], [0.8]], rtol=1e-6)
 
     def test_half_precision(self):
         layer = fn.weight_norm(fn.dense(2))
-        x = jnp.ones((1, 500), jnp.bfloat16)
+        x = ones((1, 500), jnp.bfloat16)
         params, _ = jax.jit(layer.init)(KEY, x)
         assert fn.check.describe(params) == "{b: bfloat16[2], g: bfloat16[2], v: bfloat16[500,2]}"
         np.testing.assert_allclose(
@@ -103,7 +104,7 @@ class TestWeightNorm:
             "noisy",
         )
         for make in (fn.weight_norm, fn.spectral_norm):
-            x, layer = jnp.ones((1, 2)), make(inner)
+            x, layer = ones((1, 2)), make(inner)
             y, after = jax.jit(
                 lambda x, layer=layer: layer.apply(*layer.init(KEY, x), x, key=KEY, train=True)
             )(x)
@@ -156,9 +157,9 @@ class TestSpectralNorm:
 
     def test_it_finds_the_largest_singular_value(self):
         layer = fn.spectral_norm(fn.dense(4, use_bias=False))
-        params, state = jax.jit(layer.init)(KEY, jnp.ones((1, 6)))
+        params, state = jax.jit(layer.init)(KEY, ones((1, 6)))
         largest = np.linalg.svd(params["w"])[1][0]
-        matrix, _ = jax.jit(layer.apply)(params, state, jnp.eye(6))
+        matrix, _ = jax.jit(layer.apply)(params, state, array(np.eye(6)))
         assert 0.98 < largest / (params["w"][0, 0] / matrix[0, 0]) < 1.05  # after init already
 
         def step(state, _):
@@ -172,7 +173,7 @@ class TestSpectralNorm:
 
     def test_weights_of_zero_stay_and_leave_the_vectors(self):
         layer = fn.spectral_norm(fn.dense(2, w_init=fn.initializers.zeros))
-        x = jnp.ones((1, 3))
+        x = ones((1, 3))
         params, state = jax.jit(layer.init)(KEY, x)
         train = partial(layer.apply, train=True)
         (y, after), gradient = value_and_gradient(lambda params, x: train(params, state, x), params, x)
@@ -200,7 +201,7 @@ def with_entries(params, state):
 
 
 def test_errors():
-    x, w = jnp.ones((1, 2)), jnp.ones((2, 2))
+    x, w = ones((1, 2)), ones((2, 2))
     for make, name in ((fn.weight_norm, "weight_norm"), (fn.spectral_norm, "spectral_norm")):
         for inner, has in ((fn.relu, "no entries"), (fn.serial(fn.dense(2)), r"\['dense_0'\]")):
             wanted = f"{name}: params has {has}, wanted the 'w' of (relu|serial); wrap a layer that has one"
@@ -213,7 +214,7 @@ def test_errors():
         with pytest.raises(TypeError, match=rf"{name}: params is float32\[2,2\], wanted the dict"):
             make(fn.dense(2)).apply(w, {}, x)
         with pytest.raises(ValueError, match="dense: input") as caught:
-            make(fn.dense(2)).apply(*make(fn.dense(2)).init(KEY, x), jnp.ones((1, 3)))
+            make(fn.dense(2)).apply(*make(fn.dense(2)).init(KEY, x), ones((1, 3)))
         assert caught.value.__notes__ == [f"in {name}['dense'], input float32[1,3]"]
     with pytest.raises(
         ValueError, match=r"weight_norm: params has \['b', 'w'\], wanted \['g', 'v'\] and the wrapped"

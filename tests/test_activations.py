@@ -324,7 +324,7 @@ def test_plain_jit_and_vmap_agree_and_numpy_numbers_and_integers_are_accepted(na
     value, derivative = case.value(x), case.derivative(x)
     for given in (x, x.astype(np.float32), x.astype(np.int32)):
         np.testing.assert_allclose(case.f(given), value, rtol=1e-6)
-    np.testing.assert_allclose(value_and_derivative(case.f, array(x)), [value, derivative], rtol=1e-6)
+    np.testing.assert_allclose(value_and_derivative(case.f, jnp.asarray(x)), [value, derivative], rtol=1e-6)
     mapped = jax.jit(jax.vmap(partial(value_and_derivative, case.f)))(x)
     np.testing.assert_allclose(mapped, [value, derivative], rtol=1e-6)
     np.testing.assert_allclose(case.f(-2.0), value[0], rtol=1e-6)
@@ -418,7 +418,7 @@ def test_softmax_without_a_limit_is_nan(name: str) -> None:
 @every_vector
 def test_softmax_takes_arrays_of_numpy_and_integers_and_refuses_a_missing_axis(name: str) -> None:
     f, truth, _ = VECTOR[name]
-    for x in ([1.0, 2.0, 3.0], np.array([1.0, 2.0, 3.0]), array([1, 2, 3]), np.array([1, 2, 3])):
+    for x in ([1.0, 2.0, 3.0], np.array([1.0, 2.0, 3.0]), jnp.array([1, 2, 3]), np.array([1, 2, 3])):
         got = f(x)
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, truth([1.0, 2.0, 3.0]), rtol=1e-6)

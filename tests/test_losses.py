@@ -203,7 +203,7 @@ def test_shapes(name: str, shape: list[int], seed: int) -> None:
 @every_case
 def test_jit_vmap_numpy_and_lists_change_nothing(name: str) -> None:
     loss, (y, t) = CASES[name].loss, draw(name, (4, 3))
-    want = np.asarray(loss(array(y), array(t)))
+    want = np.asarray(loss(jnp.asarray(y), jnp.asarray(t)))
     np.testing.assert_allclose(loss(y, t), want, rtol=1e-6)
     np.testing.assert_allclose(loss(y.tolist(), t.tolist()), want, rtol=1e-6)
     # A batch of batches of one example. (Compiled without vmap, it is compared with the truth above.)

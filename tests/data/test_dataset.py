@@ -171,7 +171,7 @@ def test_what_is_constant_is_only_shifted():
 def test_standardize_keeps_double_precision(float64):
     # The mean of 9 times 0.1 is not 0.1, so that a trace of variance is left by rounding.
     x = np.stack([np.full(9, 0.1), np.arange(9) * 1e-9 + 1], axis=1)
-    scaled = data.standardize(Dataset({"x": array(x)}, None, {"x": array(x + 1)}))
+    scaled = data.standardize(Dataset({"x": jnp.asarray(x)}, None, {"x": jnp.asarray(x + 1)}))
     assert scaled.train["x"].dtype == jnp.float64
     np.testing.assert_allclose(scaled.train["x"][:, 0], 0, atol=1e-15)
     np.testing.assert_allclose(scaled.train["x"][:, 1].std(), 1, rtol=1e-6)
@@ -180,7 +180,7 @@ def test_standardize_keeps_double_precision(float64):
 
 def test_a_large_mean_costs_no_precision():
     x = np.random.default_rng(0).normal(1e6, 1, (1000, 1)).astype(np.float32)
-    scaled = data.standardize(Dataset({"x": array(x)})).train["x"]
+    scaled = data.standardize(Dataset({"x": jnp.asarray(x)})).train["x"]
     np.testing.assert_allclose(np.asarray(scaled, np.float64).mean(), 0, atol=1e-6)
 
 

@@ -83,7 +83,7 @@ def test_inputs_of_numpy():
     assert params["w"].dtype == params["b"].dtype == jnp.float32
     y = layer(jax.tree.map(np.asarray, params), x)
     assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, layer(params, array(x)))
+    np.testing.assert_array_equal(y, layer(params, jnp.asarray(x)))
     without_bias = fn.dense(4, use_bias=False)({"w": np.asarray(params["w"])}, x)
     assert isinstance(without_bias, jax.Array)
     assert without_bias.dtype == jnp.float32
@@ -92,7 +92,7 @@ def test_inputs_of_numpy():
 def test_no_inputs_give_the_bias():
     layer = fn.dense(2, w_init=fn.initializers.zeros, b_init=fn.initializers.ones)
     x = zeros((3, 0))
-    params, _ = layer.init(jax.random.key(0), x)
+    params, _ = jax.jit(layer.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(layer(params, x), np.ones((3, 2)))
 
 
@@ -114,7 +114,7 @@ def test_wrong_features_raise(features, error, message):
 
 def test_wrong_inputs_raise():
     layer = fn.dense(3)
-    params, _ = layer.init(jax.random.key(0), ones((1, 4)))
+    params, _ = jax.jit(layer.init)(jax.random.key(0), ones((1, 4)))
     with pytest.raises(
         ValueError, match=r"dense: input is float32\[2,5\] and w float32\[4,3\], wanted 4 input features"
     ):

@@ -91,7 +91,7 @@ def test_inputs():
     for keywords in ({"train": True}, {}):
         y, _ = layer.apply({}, {}, x, key=KEY, **keywords)
         assert y.dtype == jnp.float32
-        np.testing.assert_array_equal(y, layer.apply({}, {}, array(x), key=KEY, **keywords)[0])
+        np.testing.assert_array_equal(y, layer.apply({}, {}, jnp.asarray(x), key=KEY, **keywords)[0])
     assert train(0.5, ONES[:0], KEY).shape == (0, 50)
     assert train(0.5, jnp.float32(1), KEY) in (0, 2)
 

@@ -169,7 +169,7 @@ def initial(name: str) -> Any:
 def prepared(name: str) -> Any:
     case = LAYERS[name]
     x = integers(7, *case.shape) if case.integer else arrays(case.shape, normal)
-    return case, fn.as_layer(case.make()), *initial(name)(KEY, x), x
+    return case, fn.as_layer(case.make()), *initial(name)(KEY, x), jax.device_put(x)
 
 
 @cache

@@ -47,7 +47,9 @@ def test_maxout_starts_as_a_dense_layer_of_all_its_pieces():
     np.testing.assert_allclose(np.std(params["w"]), np.sqrt(2 / 200), rtol=0.02)
     assert not np.any(params["b"])
     assert state == {}
-    params, _ = fn.maxout(1, w_init=fn.initializers.ones, b_init=fn.initializers.ones).init(KEY, ones((1, 1)))
+    params, _ = jax.jit(fn.maxout(1, w_init=fn.initializers.ones, b_init=fn.initializers.ones).init)(
+        KEY, ones((1, 1))
+    )
     assert np.all(params["w"] == 1)
     assert np.all(params["b"] == 1)
 
@@ -120,7 +122,7 @@ def test_errors():
         fn.maxout(1).init(KEY, x.astype(np.int32))
     assert caught.value.__notes__ == ["in maxout, input int32[1,2]"]
 
-    params, _ = fn.highway().init(KEY, x)
+    params, _ = jax.jit(fn.highway().init)(KEY, x)
     with pytest.raises(
         ValueError, match=r"highway: params has \['w'\], wanted \['b_h', 'b_t', 'w_h', 'w_t'\]"
     ):

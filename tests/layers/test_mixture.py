@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
-from tests.arrays import array, ones
+from tests.arrays import array, normal, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -108,7 +108,7 @@ def test_the_state():
 
 def test_a_router_of_zeros_is_balanced_in_probability():
     layer = fn.mixture_of_experts(fn.dense(2), 3, top_k=3, w_init=fn.initializers.zeros)
-    params, state = layer.init(KEY, ones((1, 3)))
+    params, state = jax.jit(layer.init)(KEY, ones((1, 3)))
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     y, state = run(layer, params, state, x, train=True)
     mean = np.mean([affine(jax.tree.map(np.asarray, params["experts"]), e, x) for e in range(3)], axis=0)
@@ -164,7 +164,7 @@ def test_an_expert_that_is_infinite_concerns_its_tokens_only(capacity):
 
 def test_each_expert_starts_and_draws_by_a_key_of_its_own():
     layer = fn.mixture_of_experts(fn.serial(fn.dense(64), fn.dropout(0.5)), 3, top_k=1)
-    params, state = layer.init(KEY, ones((1, 3)))
+    params, state = jax.jit(layer.init)(KEY, ones((1, 3)))
     assert jax.tree.map(jnp.shape, params) == {
         "w": (3, 3),
         "experts": {"dense_0": {"w": (3, 3, 64), "b": (3, 64)}},
@@ -198,9 +198,10 @@ def test_the_router_of_half_precision_is_computed_in_single(dtype):
 def test_the_balance_loss_reaches_the_loss_and_spreads_the_load():
     """The loop of the docstring: all tokens start at one expert."""
     net = fn.serial(fn.mixture_of_experts(fn.dense(2), 4, top_k=1))
-    params, state = net.init(KEY, ones((1, 3)))
-    x = jax.random.normal(KEY, (64, 3)).at[:, 0].set(1.0)
-    params["mixture_of_experts_0"]["w"] = params["mixture_of_experts_0"]["w"].at[0, 0].set(3.0)
+    params, state = params_for(net, ones((1, 3))), {"mixture_of_experts_0": start(4)}
+    x = normal(64, 3)
+    x[:, 0] = 1
+    params["mixture_of_experts_0"]["w"] = array([[3, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.float32)
 
     def loss(params, state):
         _, state = net.apply(params, state, x, train=True)
@@ -211,7 +212,7 @@ def test_the_balance_loss_reaches_the_loss_and_spreads_the_load():
         gradient, state = jax.grad(loss, has_aux=True)(params, state)
         return (jax.tree.map(lambda p, g: p - 20 * g, params, gradient), state), state
 
-    _, history = jax.lax.scan(step, (params, state), length=100)
+    _, history = jax.jit(lambda *now: jax.lax.scan(step, now, length=100))(params, state)
     load = np.asarray(history["mixture_of_experts_0"]["load"])
     assert load[0].max() > 0.9
     assert load[-20:].mean(0).max() < 0.35
@@ -221,7 +222,7 @@ def test_the_balance_loss_reaches_the_loss_and_spreads_the_load():
 def test_no_tokens(capacity):
     layer = fn.mixture_of_experts(fn.dense(2), 3, capacity=capacity)
     params, x = draw((2, 0), 3)
-    y, state = layer.apply(params, start(3), x)
+    y, state = jax.jit(layer.apply)(params, start(3), x)
     assert (y.shape, y.dtype) == ((2, 0, 2), jnp.float32)
     with pytest.raises(
         ValueError, match=r"mixture_of_experts: input is float\d\d\[2,0,3\], wanted at least one tok"
@@ -251,7 +252,7 @@ def test_errors():
         make(fn.relu, 2).init(KEY, x)
 
     layer = make(fn.dense(1), 2)
-    params, state = layer.init(KEY, x)
+    params, state = jax.jit(layer.init)(KEY, x)
     assert fn.check.describe(state) == "{balance_loss: float32[], load: float32[2]}"
     with pytest.raises(TypeError, match=r"mixture_of_experts: input is int32\[2,3\]"):
         layer.init(KEY, x.astype(np.int32))

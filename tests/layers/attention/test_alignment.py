@@ -121,13 +121,14 @@ def test_params():
         "x": jax.ShapeDtypeStruct((2, 3, 30), jnp.float32),
         "memory": jax.ShapeDtypeStruct((2, 5, 40), jnp.float32),
     }
-    params, _ = fn.additive_attention(20).init(KEY, x)
+    params, _ = jax.jit(lambda key: fn.additive_attention(20).init(key, x))(KEY)
     assert jax.tree.map(jnp.shape, params) == {"w_q": (30, 20), "w_k": (40, 20), "v": (20,)}
     fans = {"w_q": 50, "w_k": 60, "v": 21}
     for name, w in params.items():
         bound = np.sqrt(6 / fans[name])
         assert 0.8 * bound < np.abs(w).max() <= bound
-    params, _ = fn.multiplicative_attention(w_init=fn.initializers.ones).init(KEY, x)
+    layer = fn.multiplicative_attention(w_init=fn.initializers.ones)
+    params, _ = jax.jit(lambda key: layer.init(key, x))(KEY)
     np.testing.assert_array_equal(params["w"], np.ones((30, 40)))
 
 

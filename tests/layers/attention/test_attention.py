@@ -150,7 +150,7 @@ def test_errors_of_dot_product_attention():
         with pytest.raises(
             ValueError, match=r"q is float32\[2,3,4,5\], k .*, wanted .* a multiple of kv_heads"
         ):
-            f(*map(jnp.ones, wrong))
+            f(*map(ones, wrong))
     with pytest.raises(TypeError, match=r"mask is int32\[2,6\], wanted bool"):
         f(k, k, mask=ones((2, 6), jnp.int32))
     for wrong in [(3, 6), (2, 3, 6), (2, 1, 3, 5), (2, 2, 3, 6)]:

@@ -49,7 +49,7 @@ def test_params_of_learned_position():
     params, _ = layer.init(KEY, jax.ShapeDtypeStruct((1, 1, 3), jnp.float32))
     assert fn.check.describe(params) == "{w: float32[2000,3]}"
     np.testing.assert_allclose(np.std(params["w"]), 0.02, rtol=0.05)
-    params, _ = fn.learned_position(2, w_init=fn.initializers.ones).init(KEY, ones((1, 1, 3)))
+    params, _ = jax.jit(fn.learned_position(2, w_init=fn.initializers.ones).init)(KEY, ones((1, 1, 3)))
     np.testing.assert_array_equal(params["w"], np.ones((2, 3)))
 
 
@@ -109,7 +109,7 @@ def test_half_precision_is_of_the_output_only(dtype):
 @pytest.mark.parametrize("make", [partial(fn.learned_position, 7), fn.sinusoidal_position])
 def test_counting_on_from_call_to_call(make):
     layer, x = make(cache=True), normal(2, 7, 5).astype(np.float32)
-    params, state = layer.init(KEY, x[:, :1])
+    params, state = jax.jit(layer.init)(KEY, x[:, :1])
     assert fn.check.describe(state) == "{position: int32[]}"
     whole = jax.jit(make())(params, x)
 
@@ -137,7 +137,7 @@ def test_counting_on_from_call_to_call(make):
 
 def test_beyond_the_last_position():
     layer, x = fn.learned_position(3, cache=True), ones((1, 2, 4))
-    params, state = layer.init(KEY, x)
+    params, state = jax.jit(layer.init)(KEY, x)
     jitted = jax.jit(layer.apply)
     y, state = jitted(params, state, x)
     assert np.isfinite(y).all()

@@ -270,7 +270,7 @@ def test_bias():
         2, 3, w_init=fn.initializers.zeros, b_init=lambda key, shape, dtype: jnp.array([1.0, -2.0], dtype)
     )
     x = ones((3, 4, 1))
-    params, _ = layer.init(jax.random.key(0), x)
+    params, _ = jax.jit(layer.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(layer(params, x), np.tile([1.0, -2.0], (3, 4, 1)))
     grads = jax.grad(lambda p: layer(p, x).sum())(params)
     np.testing.assert_array_equal(grads["b"], [12.0, 12.0])
@@ -279,7 +279,7 @@ def test_bias():
 def test_what_the_strides_pass_over_has_no_gradient():
     layer = fn.conv(1, 2, strides=3, padding="VALID", w_init=fn.initializers.ones)
     x = ones((1, 8, 1))
-    params, _ = layer.init(jax.random.key(0), x)
+    params, _ = jax.jit(layer.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(
         jax.grad(lambda x: layer(params, x).sum())(x).ravel(), [1, 1, 0, 1, 1, 0, 1, 1]
     )
@@ -355,7 +355,7 @@ def test_wrong_inputs_raise_before_anything_is_computed(layer, shape, message):
 
 def test_params_of_another_input_raise():
     layer = fn.conv(2, 3)
-    params, _ = layer.init(jax.random.key(0), zeros((1, 8, 3)))
+    params, _ = jax.jit(layer.init)(jax.random.key(0), zeros((1, 8, 3)))
     for shape in ((1, 8, 2), (1, 8, 8, 3)):
         with pytest.raises(
             ValueError, match=r"conv: .* and w float32\[3,3,2\], wanted .* 1 spatial axes and 3 channels"
@@ -367,7 +367,7 @@ def test_params_of_another_input_raise():
 
 def test_no_examples():
     layer = fn.conv(2, 3)
-    params, _ = layer.init(jax.random.key(0), zeros((1, 8, 3)))
+    params, _ = jax.jit(layer.init)(jax.random.key(0), zeros((1, 8, 3)))
     x = zeros((0, 8, 3))
     assert layer(params, x).shape == (0, 8, 2)
     grads = jax.grad(lambda p: layer(p, x).sum())(params)

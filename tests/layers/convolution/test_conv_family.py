@@ -312,7 +312,7 @@ def test_no_examples(layer, size):
 
     @jax.jit
     def gradients():
-        params, _ = layer.init(jax.random.key(0), x)
+        params, _ = jax.jit(layer.init)(jax.random.key(0), x)
         return jax.value_and_grad(lambda p: jnp.sum(layer(p, x)))(params)
 
     assert jax.eval_shape(lambda: layer(layer.init(jax.random.key(0), x)[0], x)).shape == (0, size, 2)

@@ -159,7 +159,7 @@ def test_inputs(pool):
     x = np.random.default_rng(0).normal(size=(2, 6, 3))
     y = pool(2)({}, x)  # float64 of NumPy is float32 to JAX
     assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, pool(2)({}, array(x)))
+    np.testing.assert_array_equal(y, pool(2)({}, jnp.asarray(x)))
     for window in (np.int64(2), [2], (np.int32(2),)):
         np.testing.assert_array_equal(pool(window, strides=window, padding=[[0, 0]])({}, x), y)
     assert pool(2)({}, x[:0]).shape == (0, 3, 3)

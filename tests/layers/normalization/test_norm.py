@@ -304,4 +304,4 @@ def test_inputs_of_numpy(make):
     for train in (False, True):
         y, _ = layer.apply(jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, state), x, train=train)
         assert y.dtype == jnp.float32
-        np.testing.assert_array_equal(y, layer.apply(params, state, array(x), train=train)[0])
+        np.testing.assert_array_equal(y, layer.apply(params, state, jnp.asarray(x), train=train)[0])

@@ -72,7 +72,7 @@ class TestWeightNorm:
     def test_weights_of_zero_stay_and_can_be_learnt(self):
         layer = fn.weight_norm(fn.dense(2, w_init=fn.initializers.zeros))
         x = array([[1.0, -3.0]])
-        params, _ = layer.init(KEY, x)
+        params, _ = jax.jit(layer.init)(KEY, x)
         y, gradient = value_and_gradient(lambda params, x: (layer(params, x), None), params, x)
         np.testing.assert_array_equal(y[0], np.zeros((1, 2)))
         np.testing.assert_allclose(gradient["g"], np.full(2, -np.sqrt(2)), rtol=1e-6)

@@ -297,7 +297,7 @@ def test_a_cell_without_params():
         assert layer.init(KEY, x) == ({}, {})
         np.testing.assert_array_equal(layer({}, x), wanted)
     mixed = fn.bidirectional(TOTAL, counting())
-    params, _ = mixed.init(KEY, x)
+    params, _ = jax.jit(mixed.init)(KEY, x)
     assert list(params) == ["backward"]
     assert mixed(params, x).shape == (1, 3, 4)
     for layer in (mixed, fn.recurrent(fn.stack_cells(TOTAL, TOTAL))):

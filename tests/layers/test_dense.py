@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
-from tests.arrays import array, ones, zeros
+from tests.arrays import array, ones, params_for, zeros
 
 
 @partial(jax.jit, static_argnums=0)
@@ -114,7 +114,7 @@ def test_wrong_features_raise(features, error, message):
 
 def test_wrong_inputs_raise():
     layer = fn.dense(3)
-    params, _ = jax.jit(layer.init)(jax.random.key(0), ones((1, 4)))
+    params = params_for(layer, ones((1, 4)))
     with pytest.raises(
         ValueError, match=r"dense: input is float32\[2,5\] and w float32\[4,3\], wanted 4 input features"
     ):

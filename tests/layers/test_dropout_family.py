@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 import fnnet as fn
-from tests.arrays import array, ones
+from tests.arrays import array, ones, params_for
 
 KEY = jax.random.key(0)
 SHAPE = (300, 2, 3, 20)
@@ -59,7 +59,7 @@ def test_the_gradient_has_the_mask_of_the_forward_pass(make):
 def test_stochastic_depth_leaves_the_shortcut():
     net = fn.residual(fn.dense(3), fn.stochastic_depth(0.5))
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    params, _ = jax.jit(net.init)(KEY, x)
+    params = params_for(net, x)
     y, branch = jax.jit(lambda p, x: (net.apply(p, {}, x, key=KEY, train=True)[0], net(p, x) - x))(params, x)
     kept = np.any(np.asarray(y) != x, axis=1, keepdims=True)
     assert 5 < kept.sum() < 35
@@ -139,8 +139,8 @@ class TestDropConnect:
 
     def test_evaluation_is_the_layer(self):
         layer, x = fn.drop_connect(fn.conv(2, 2), 0.9), ones((1, 3, 2))
-        params, state = jax.jit(layer.init)(KEY, x)
-        plain, _ = jax.jit(fn.conv(2, 2).init)(KEY, x)
+        params, state = layer.init(KEY, x)
+        plain, _ = fn.conv(2, 2).init(KEY, x)
         jax.tree.map(np.testing.assert_array_equal, params, plain)
         np.testing.assert_array_equal(layer(params, x), fn.conv(2, 2)(params, x))
         assert state == {}
@@ -164,7 +164,7 @@ class TestDropConnect:
     def test_errors(self):
         x = ones((1, 2))
         layer = fn.drop_connect(fn.dense(2), 0.5)
-        params, _ = jax.jit(layer.init)(KEY, x)
+        params = params_for(layer, x)
         with pytest.raises(
             ValueError, match=r"drop_connect: train=True and no key.*key=jax\.random\.key\(0\)"
         ):

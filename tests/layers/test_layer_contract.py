@@ -158,27 +158,22 @@ def avals(tree: Any) -> Any:
     return jax.tree.map(lambda a: (a.shape, jnp.dtype(a.dtype)), tree)
 
 
-# Compiled once and used by many tests: those of a layer run in one process (xdist_group).
-@cache
-def initial(name: str) -> Any:
-    """The compiled init of a layer: (key, x) -> (params, state)."""
-    return jax.jit(fn.as_layer(LAYERS[name].make()).init)
-
-
+# Computed once and used by many tests: those of a layer run in one process (xdist_group).
 @cache
 def prepared(name: str) -> Any:
-    case = LAYERS[name]
+    """A layer, its params and its state, and an input. Without jit, layers share the programs of init's draws."""
+    case, layer = LAYERS[name], fn.as_layer(LAYERS[name].make())
     x = integers(7, *case.shape) if case.integer else arrays(case.shape, normal)
-    return case, fn.as_layer(case.make()), *initial(name)(KEY, x), jax.device_put(x)
+    return case, layer, *layer.init(KEY, x), jax.device_put(x)
 
 
 @cache
 def rows(name: str) -> Any:
     """Two of (params, state, x, key), which differ in each."""
-    *_, x = prepared(name)
+    _, layer, _, _, x = prepared(name)
     keys = jax.random.split(KEY, 2)
     return [
-        (*initial(name)(key, x), jax.tree.map(lambda a, i=i: np.roll(a, i, 0), x), key)
+        (*layer.init(key, x), jax.tree.map(lambda a, i=i: np.roll(a, i, 0), x), key)
         for i, key in enumerate([keys[0], keys[1]])
     ]
 
@@ -262,8 +257,8 @@ class TestContract:
         check(state)
 
     def test_keys_of_init_matter_only_where_something_is_drawn(self, name: str) -> None:
-        *_, params, _, x = prepared(name)
-        other, _ = initial(name)(jax.random.key(1), x)
+        _, layer, params, _, x = prepared(name)
+        other, _ = layer.init(jax.random.key(1), x)
         weights = [leaf for leaf in jax.tree.leaves(params) if np.std(leaf) > 0]
         others = [leaf for leaf in jax.tree.leaves(other) if np.std(leaf) > 0]
         assert all(not np.array_equal(a, b) for a, b in zip(weights, others, strict=True))

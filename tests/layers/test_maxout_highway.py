@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
-from tests.arrays import array, ones
+from tests.arrays import array, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -122,7 +122,7 @@ def test_errors():
         fn.maxout(1).init(KEY, x.astype(np.int32))
     assert caught.value.__notes__ == ["in maxout, input int32[1,2]"]
 
-    params, _ = jax.jit(fn.highway().init)(KEY, x)
+    params = params_for(fn.highway(), x)
     with pytest.raises(
         ValueError, match=r"highway: params has \['w'\], wanted \['b_h', 'b_t', 'w_h', 'w_t'\]"
     ):

@@ -252,7 +252,8 @@ def test_errors():
         make(fn.relu, 2).init(KEY, x)
 
     layer = make(fn.dense(1), 2)
-    params, state = jax.jit(layer.init)(KEY, x)
+    params, state = params_for(layer, x), start(2)
+    assert fn.check.describe(jax.eval_shape(layer.init, KEY, x)[1]) == fn.check.describe(state)
     assert fn.check.describe(state) == "{balance_loss: float32[], load: float32[2]}"
     with pytest.raises(TypeError, match=r"mixture_of_experts: input is int32\[2,3\]"):
         layer.init(KEY, x.astype(np.int32))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
-from tests.arrays import array, normal, ones, params_for
+from tests.arrays import array, blank, normal, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -219,7 +219,7 @@ def test_params():
     assert jax.tree.map(jnp.shape, params) == shapes
     assert state == {}
     assert all(p.dtype == jnp.bfloat16 for p in params.values())
-    wide = jax.jit(fn.multi_head_attention(1).init)(KEY, ones((1, 1, 60)))[0]
+    wide = fn.multi_head_attention(1).init(KEY, ones((1, 1, 60)))[0]
     assert not any(wide[name].any() for name in shapes if name.startswith("b"))
     for name in ("w_q", "w_k", "w_v", "w_o"):
         bound = np.sqrt(6 / 120)
@@ -256,7 +256,7 @@ def test_dropout_is_of_the_weights():
     layer = fn.multi_head_attention(1, use_bias=False, dropout=0.5)
     params = {"w_q": np.zeros((n, n)), "w_k": np.zeros((n, n)), "w_v": np.eye(n), "w_o": np.eye(n)}
     x = np.eye(n)[None]
-    np.testing.assert_allclose(layer(params, x), np.full((1, n, n), 1 / n), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(layer)(params, x), np.full((1, n, n), 1 / n), rtol=1e-6)
 
     @jax.jit
     @jax.vmap
@@ -270,7 +270,7 @@ def test_dropout_is_of_the_weights():
     assert 0.35 < dropped.mean() < 0.65
     np.testing.assert_allclose(weights[~dropped], 2 / n, rtol=1e-6)
     with pytest.raises(ValueError, match="dropout: train=True and no key"):
-        layer.apply(params, {}, x, train=True)
+        jax.eval_shape(partial(layer.apply, train=True), params, {}, x)
 
 
 OPTIONS = [
@@ -284,7 +284,7 @@ def test_decoding_gives_the_numbers_of_one_causal_pass(options):
     """Three time steps at once, then one by one in a scan; the cache has room to spare."""
     x = normal(2, 7, 8).astype(np.float32)
     whole, layer = fn.multi_head_attention(4, **options), fn.multi_head_attention(4, cache=9, **options)
-    params, state = jax.jit(layer.init)(KEY, x[:, :1])
+    params, state = params_for(layer, x[:, :1]), blank(jax.eval_shape(layer.init, KEY, x[:, :1])[1])
     assert fn.check.describe(params) == fn.check.describe(jax.eval_shape(whole.init, KEY, x)[0])
     room = f"float32[2,9,{options.get('kv_heads', 4)},2]"
     assert fn.check.describe(state) == f"{{k: {room}, position: int32[], v: {room}}}"
@@ -314,7 +314,7 @@ def test_decoding_with_a_mask_of_the_cache():
     """The second sequence has one token less in front."""
     x = normal(2, 4, 8).astype(np.float32)
     layer = fn.multi_head_attention(2, causal=True, cache=5)
-    params, state = jax.jit(layer.init)(KEY, x)
+    params, state = params_for(layer, x), blank(jax.eval_shape(layer.init, KEY, x)[1])
     mask = np.array([[True] * 5, [False, *[True] * 4]])
     y, _ = jax.jit(layer.apply)(params, state, {"x": x, "mask": mask})
     short = jax.jit(fn.multi_head_attention(2, causal=True))(params, x[1:, 1:])
@@ -324,7 +324,7 @@ def test_decoding_with_a_mask_of_the_cache():
 def test_a_full_cache():
     x = ones((1, 2, 4))
     layer = fn.multi_head_attention(2, causal=True, cache=3)
-    params, state = jax.jit(layer.init)(KEY, x)
+    params, state = params_for(layer, x), blank(jax.eval_shape(layer.init, KEY, x)[1])
     jitted = jax.jit(layer.apply)
     y, state = jitted(params, state, x)
     assert np.isfinite(y).all()
@@ -338,11 +338,11 @@ def test_a_full_cache():
     with pytest.raises(ValueError, match="attention: 4 time steps, wanted at most 3 in all"):
         jitted(params, state, ones((1, 4, 4)))
     with pytest.raises(ValueError, match="attention: 4 time steps at position 0, wanted at most 3"):
-        layer.init(KEY, ones((1, 4, 4)))
+        jax.eval_shape(layer.init, KEY, ones((1, 4, 4)))
     with pytest.raises(
         ValueError, match=r"the cache in state is float32\[1,3,2,2\] and the new keys float32\[2,"
     ):
-        layer.apply(params, state, ones((2, 1, 4)))
+        jax.eval_shape(layer.apply, params, state, ones((2, 1, 4)))
     with pytest.raises(ValueError, match=r"attention: state has no entries, wanted \['k', 'position', 'v'\]"):
         layer(params, x)
 
@@ -374,7 +374,7 @@ def test_errors_of_multi_head_attention():
     ):
         layer(params, x)
     with pytest.raises(ValueError, match=r"q is .*, k .* and v .*, wanted"):
-        layer(params, {"x": x[:1], "memory": memory["memory"]})
+        jax.eval_shape(layer, params, {"x": x[:1], "memory": memory["memory"]})
     for wrong in ({"memory": x}, {"x": x, "masks": x}):
         with pytest.raises(
             ValueError, match=r"input has \[.*\], wanted 'x' and, where needed, 'memory' and 'mask'"
@@ -387,4 +387,4 @@ def test_errors_of_multi_head_attention():
     ):
         layer(params, {"x": x, "memory": x[0]})
     with pytest.raises(TypeError, match=r"mask is int32\[2,5\], wanted bool"):
-        layer(params, {**memory, "mask": ones((2, 5), jnp.int32)})
+        jax.eval_shape(layer, params, {**memory, "mask": ones((2, 5), jnp.int32)})

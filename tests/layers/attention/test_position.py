@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
-from tests.arrays import array, normal, ones, zeros
+from tests.arrays import array, blank, normal, ones, params_for, zeros
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -109,7 +109,7 @@ def test_half_precision_is_of_the_output_only(dtype):
 @pytest.mark.parametrize("make", [partial(fn.learned_position, 7), fn.sinusoidal_position])
 def test_counting_on_from_call_to_call(make):
     layer, x = make(cache=True), normal(2, 7, 5).astype(np.float32)
-    params, state = jax.jit(layer.init)(KEY, x[:, :1])
+    params, state = params_for(layer, x[:, :1]), blank(jax.eval_shape(layer.init, KEY, x[:, :1])[1])
     assert fn.check.describe(state) == "{position: int32[]}"
     whole = jax.jit(make())(params, x)
 
@@ -137,7 +137,7 @@ def test_counting_on_from_call_to_call(make):
 
 def test_beyond_the_last_position():
     layer, x = fn.learned_position(3, cache=True), ones((1, 2, 4))
-    params, state = jax.jit(layer.init)(KEY, x)
+    params, state = params_for(layer, x), blank(jax.eval_shape(layer.init, KEY, x)[1])
     jitted = jax.jit(layer.apply)
     y, state = jitted(params, state, x)
     assert np.isfinite(y).all()

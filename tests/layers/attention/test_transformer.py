@@ -9,7 +9,7 @@ import pytest
 from scipy.special import erf
 
 import fnnet as fn
-from tests.arrays import normal, ones, params_for
+from tests.arrays import blank, normal, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -184,8 +184,7 @@ def test_a_gpt_decodes_token_by_token(position, options):
 
     @jax.jit
     def decode(params):
-        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])
-        logits, state = cached.apply(params, state, prompt)
+        logits, state = cached.apply(params, blank(shapes[1]), prompt)
         token = jnp.argmax(logits[:, -1], axis=-1)
 
         def step(carry, _):
@@ -205,14 +204,15 @@ def test_a_gpt_decodes_token_by_token(position, options):
 def test_decoding_with_a_memory():
     x, memory = (normal(2, n, 4).astype(np.float32) for n in (3, 5))
     full, cached = fn.transformer_decoder_block(2), fn.transformer_decoder_block(2, cache=3)
-    params, state = jax.jit(cached.init)(KEY, {"x": x, "memory": memory})
+    both = {"x": x, "memory": memory}
+    params, state = params_for(cached, both), blank(jax.eval_shape(cached.init, KEY, both)[1])
     assert list(state) == ["attention"]
     step = jax.jit(cached.apply)
     ys = []
     for t in range(3):
         y, state = step(params, state, {"x": x[:, t : t + 1], "memory": memory})
         ys.append(y["x"])
-    wanted = jax.jit(full)(params, {"x": x, "memory": memory})["x"]
+    wanted = jax.jit(full)(params, both)["x"]
     np.testing.assert_allclose(np.concatenate(ys, axis=1), wanted, rtol=1e-5, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import fnnet as fn
-from tests.arrays import array, ones, zeros
+from tests.arrays import array, ones, params_for, zeros
 
 # name: (shape of x, features, window, keywords)
 CASES = {
@@ -355,7 +355,7 @@ def test_wrong_inputs_raise_before_anything_is_computed(layer, shape, message):
 
 def test_params_of_another_input_raise():
     layer = fn.conv(2, 3)
-    params, _ = jax.jit(layer.init)(jax.random.key(0), zeros((1, 8, 3)))
+    params = params_for(layer, zeros((1, 8, 3)))
     for shape in ((1, 8, 2), (1, 8, 8, 3)):
         with pytest.raises(
             ValueError, match=r"conv: .* and w float32\[3,3,2\], wanted .* 1 spatial axes and 3 channels"
@@ -367,7 +367,7 @@ def test_params_of_another_input_raise():
 
 def test_no_examples():
     layer = fn.conv(2, 3)
-    params, _ = jax.jit(layer.init)(jax.random.key(0), zeros((1, 8, 3)))
+    params = params_for(layer, zeros((1, 8, 3)))
     x = zeros((0, 8, 3))
     assert layer(params, x).shape == (0, 8, 2)
     grads = jax.grad(lambda p: layer(p, x).sum())(params)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import fnnet as fn
-from tests.arrays import array, ones, zeros
+from tests.arrays import array, ones, params_for, zeros
 from tests.oracle import agrees
 
 
@@ -312,7 +312,7 @@ def test_no_examples(layer, size):
 
     @jax.jit
     def gradients():
-        params, _ = jax.jit(layer.init)(jax.random.key(0), x)
+        params, _ = layer.init(jax.random.key(0), x)
         return jax.value_and_grad(lambda p: jnp.sum(layer(p, x)))(params)
 
     assert jax.eval_shape(lambda: layer(layer.init(jax.random.key(0), x)[0], x)).shape == (0, size, 2)
@@ -372,7 +372,7 @@ def test_wrong_inputs_raise_before_anything_is_computed(layer, shape, message):
 
 @pytest.mark.parametrize("layer", [fn.depthwise_conv(3), fn.separable_conv(2, 3), fn.conv_transpose(2, 3)])
 def test_params_of_another_input_raise(layer):
-    params, _ = jax.jit(layer.init)(jax.random.key(0), zeros((1, 8, 3)))
+    params = params_for(layer, zeros((1, 8, 3)))
     for shape in ((1, 8, 2), (1, 8, 8, 3)):
         with pytest.raises(ValueError, match=r": .* and .*, wanted .* 1 spatial axes and 3 channels"):
             layer(params, zeros(shape))

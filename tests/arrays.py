@@ -82,6 +82,11 @@ def at(tree: Any, i: Any) -> Any:
     return each(lambda a: a[i], tree)
 
 
+def blank(tree: Any) -> Any:
+    """Zeros in the shapes and dtypes of a tree, such as those of an empty cache that init would return."""
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), tree)
+
+
 def shapes(tree: Any) -> Any:
     """The tree of `jax.ShapeDtypeStruct`s of arrays."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), dtype_of(a)), tree)

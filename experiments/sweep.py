@@ -19,8 +19,8 @@ import fnnet as fn
 from experiments.command_line import fail, new_folder, parse
 from experiments.comparison.results import environment
 from fnnet.atomic import write_atomically
+from fnnet.train.sweep.halving import rank_trials
 from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
-from fnnet.train.sweep.trials import rank_trials
 
 COMMAND = "sweep"
 

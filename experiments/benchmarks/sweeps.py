@@ -81,12 +81,12 @@ def problem(config: Config, runs: int) -> tuple[Callable[..., Any], Any, dict[st
 def ours(config: Config, runs: int) -> Callable[[], np.ndarray]:
     """The compiled program of a sweep, which returns the validation losses."""
     run, data, rates, seeds = problem(config, runs)
-    program = sweep_program.trace(
-        run, data, np.arange(seeds), rates, None, chunk=seeds, mapping="vmap", mesh=None, goes_on=False
+    program = sweep_program.trace_program(
+        run, data, np.arange(seeds), rates, None, chunk=seeds, mapping="vmap", mesh=None, keep_opt_state=False
     )
 
     def once() -> np.ndarray:
-        summary, _ = sweep_program.call(program, rates, None, seeds=seeds, times=1, histories=False)
+        summary, _ = sweep_program.run_program(program, rates, None, seeds=seeds, times=1, histories=False)
         return summary.last["valid_loss"]
 
     return once

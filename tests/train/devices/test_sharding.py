@@ -1,6 +1,6 @@
-"""One run on one device and on eight, as loops of one's own: the same losses; and who has what.
+"""A training loop on one device and on eight: the same losses; and which device holds what.
 
-This file is a program, too, for eight devices take a process of their own: `test_on_eight_devices` runs it.
+This file is a program, too, because eight devices need their own process: `test_on_eight_devices` runs it.
 """
 
 import re
@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 import fnnet as fn
 from fnnet.train.devices.sharding import with_auto_axes
+from tests import arrays
 from tests.train.eight_devices import failures, passes_on_eight_devices
 
 STEPS = 20
@@ -178,7 +179,7 @@ def a_transformer() -> None:
         assert part(copy["embed_0"]["w"]) == (16, 4)
 
 
-def spread_over_eight() -> None:
+def a_batch_over_eight() -> None:
     batch = {"x": np.arange(32.0).reshape(16, 2), "y": jnp.arange(16)}
     for mesh, rows in ((jax.make_mesh((8,), ("data",)), 2), (jax.make_mesh((2, 4), ("data", "model")), 8)):
         got = fn.train.shard_batch(batch, mesh)
@@ -194,7 +195,9 @@ def spread_over_eight() -> None:
             fn.train.shard_batch,
             lambda b, m: jax.eval_shape(lambda b: fn.train.shard_batch(b, m), b),
         ):
-            message = r"spread: got .*, wanted a multiple of 8 examples .*the mesh \{'data': 8\} has 8 parts"
+            message = (
+                r"shard_batch: got .*, wanted a multiple of 8 examples .*the mesh \{'data': 8\} has 8 parts"
+            )
             raises(ValueError, message, lambda put=put, wrong=wrong: put(wrong, mesh))
 
 
@@ -311,13 +314,14 @@ def raises(kind: type[Exception], message: str, call: Callable[[], Any]) -> None
 CASES = (
     a_convolutional_network,
     a_transformer,
-    spread_over_eight,
+    a_batch_over_eight,
     what_the_rules_give,
     wrong_rules,
     under_explicit_axes,
 )
 
 
+@pytest.mark.slow
 def test_on_eight_devices() -> None:
     passes_on_eight_devices(__file__, CASES)
 
@@ -344,7 +348,7 @@ def test_no_rules(mesh: Any, rules: Any, message: str) -> None:
 
 
 def test_no_regular_expression(mesh: Any) -> None:
-    with pytest.raises(ValueError, match=r"rules has '\(', which is no regular expression: missing \)"):
+    with pytest.raises(ValueError, match=r"rules has '\(', which is not a regular expression: missing \)"):
         fn.train.shardings({"w": jnp.ones(3)}, mesh, [("(", P())])
 
 
@@ -357,7 +361,7 @@ def test_no_mesh(mesh: Any) -> None:
         with pytest.raises(TypeError, match=r"mesh=.*, wanted a Mesh: jax.make_mesh"):
             call()
     with pytest.raises(
-        ValueError, match=r"spread: axis='batch' and a mesh \{'data': 1\}, wanted one of its axes"
+        ValueError, match=r"shard_batch: axis='batch' and a mesh \{'data': 1\}, wanted one of its axes"
     ):
         fn.train.shard_batch(jnp.ones(8), mesh, axis="batch")
 
@@ -378,13 +382,13 @@ def test_no_params_and_no_rules(mesh: Any) -> None:
     assert fn.train.shardings({"w": jnp.ones(3)}, mesh)["w"].spec == P()
 
 
-def test_gathered_is_the_layer(mesh: Any) -> None:
+def test_gather_params_is_the_layer(mesh: Any) -> None:
     """Value, state, names, forward mode and second derivatives; summary sees it."""
     layer = fn.serial(fn.batch_norm(), fn.dense(2), fn.tanh)
-    around, x = fn.train.gather_params(layer, mesh), jnp.cos(jnp.arange(12.0)).reshape(4, 3)
+    around, x = fn.train.gather_params(layer, mesh), arrays.normal(4, 3)
     assert around.name == layer.name
-    params, state = layer.init(jax.random.key(0), x)
-    jax.tree.map(np.testing.assert_array_equal, (params, state), around.init(jax.random.key(0), x))
+    (params, state), again = jax.jit(lambda: [f.init(jax.random.key(0), x) for f in (layer, around)])()
+    arrays.equal(again, (params, state))
 
     def derivatives(layer: fn.Layer) -> Any:
         def f(params: Any) -> Any:
@@ -393,10 +397,8 @@ def test_gathered_is_the_layer(mesh: Any) -> None:
         slope = jax.grad(f)(params)
         return layer.apply(params, state, x, train=True), slope, jax.jvp(jax.grad(f), (params,), (slope,))
 
-    for wanted, got in zip(
-        *(jax.tree.leaves(jax.jit(lambda f=f: derivatives(f))()) for f in (layer, around)), strict=True
-    ):
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    wanted, got = jax.jit(lambda: [derivatives(f) for f in (layer, around)])()
+    arrays.close(got, wanted, rtol=1e-5, atol=1e-6)
     assert "dense_0" in str(fn.summary(fn.serial(around), x))
     with pytest.raises(ValueError, match="batch_norm: input is") as caught:
         around.apply(params, state, x[:, :2])

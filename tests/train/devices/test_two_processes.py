@@ -221,6 +221,7 @@ def run(folder: Path, program: str, code_wanted: int = 0) -> list[dict[str, Any]
     return [] if code_wanted else [json.loads((folder / f"answer {i}").read_text()) for i in started]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     first, second = run(tmp_path, "steps")
     for kind, alone in answers().items():
@@ -234,6 +235,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             assert shared["held"] == {"data": [6 * 32, 6 * 32], "both": [6 * 32 // 4] * 2}[kind]
 
 
+@pytest.mark.slow
 def test_two_processes_fit_as_one(tmp_path: Path) -> None:
     run(tmp_path, "killed", -signal.SIGKILL)
     assert fn.train.checkpoint.steps(tmp_path / "run" / "checkpoints") == [0, 4]

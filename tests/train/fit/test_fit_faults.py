@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_is_not_passed_over(unbroken: Fitted, tmp_path: Pat
     shutil.copytree(last, tmp_path / "kept")
     about = (last / "about.json").read_text()
     for harm, message in (
-        (lambda: os.truncate(last / "about.json", 100), "about.json is no JSON"),
+        (lambda: os.truncate(last / "about.json", 100), "about.json is not JSON"),
         (
             lambda: (last / "about.json").write_text(about.replace('"format": 1', '"format": 9')),
             "is of format 9",
@@ -359,15 +359,14 @@ def augment(key, batch):  # for its shapes, and then in the first call
         press()
     return batch
 
-saving = sys.modules["fnnet.train.checkpoint.checkpoint"]
-seal = saving.seal
-def sealed(folder, record):
+write_record = fn.train.checkpoint.checkpoint.write_record
+def sealed(saving, record):
     if where == "saving" and record["step"] == 4:
         press()
     if where == "twice" and record["step"] == 4:
         press(), press()
-    seal(folder, record)
-saving.seal = sealed
+    write_record(saving, record)
+fn.train.checkpoint.checkpoint.write_record = sealed
 
 class Valid(list):
     def __iter__(self):

@@ -395,11 +395,9 @@ def _shown_numbers(
     mean_loss = row.get("train_loss") if evaluated else None
     shown = {"loss": float(measured["loss"][-1]) if mean_loss is None else mean_loss}
     part = "valid_" if "valid_loss" in row else "train_"
-    shown |= {
-        name: value
-        for name, value in row.items()
-        if name.startswith(part) and name != "train_loss" and isinstance(value, float)
-    }
+    scores = [name for name, value in row.items() if name.startswith(part) and isinstance(value, float)]
+    scores.sort(key=lambda name: name != "valid_loss")  # the loss first
+    shown |= {name: row[name] for name in scores if name != "train_loss"}
     if "learning_rate" in row:
         shown["learning_rate"] = row["learning_rate"]
     return shown | {"examples/s": speed}

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -68,12 +69,14 @@ class BatchesSource:
             out_shardings=(shardings, replicated, replicated),
             compiler_options=options(),
         )
-        several_processes = mesh is not None and jax.process_count() > 1
-        not_lost, lost = (_flag_for_all(mesh, flag) if several_processes else None for flag in (False, True))
+        not_lost, lost = None, None
+        if mesh is not None and jax.process_count() > 1:
+            not_lost, lost = _flag_for_all(mesh, False), _flag_for_all(mesh, True)
 
         def advance(loop: LoopState, keys: Keys, steps: int) -> tuple[LoopState, Measured]:
             if self.prefetched is None:
-                self.prefetched = prefetch(self.train, self.put, self.after)
+                # Not a method: the generator would hold its source, and its thread would outlive the run.
+                self.prefetched = prefetch(self.train, partial(_put, mesh=mesh), self.after)
             self.recent.clear()
             before, rows, is_lost = int(loop.now.step), [], None
             error: Exception | None = None
@@ -82,12 +85,12 @@ class BatchesSource:
                 try:
                     batch = batch if error else next(self.prefetched)
                 except Exception as exc:
-                    if not several_processes:
+                    if lost is None:
                         raise
                     # The other processes would wait forever if this one did not take the step: it takes it with a
                     # batch that it has, and the flag makes all of them do nothing.
                     error = exc
-                on_device = self.put(self.first) if batch is None else batch.on_device
+                on_device = _put(self.first, mesh) if batch is None else batch.on_device
                 loop, measured, is_lost = compiled_step(loop, on_device, keys, lost if error else not_lost)
                 rows.append(measured)
                 if batch is not None and not error:
@@ -99,10 +102,6 @@ class BatchesSource:
             return loop, {name: np.stack([row[name] for row in rows[:taken]]) for name in rows[0]}
 
         return advance
-
-    def put(self, batch: Batch) -> Batch:
-        """The batch on the device, or its share on each device of the mesh."""
-        return _put(batch, self.mesh)
 
 
 def make_batches_source(train: Iterable[Batch], mesh: Mesh | None) -> BatchesSource:
@@ -166,4 +165,5 @@ def _flag_for_all(mesh: Mesh, flag: bool) -> jax.Array:
 
 
 def _put(batch: Batch, mesh: Mesh | None) -> Batch:
+    """The batch on the device, or its share on each device of the mesh."""
     return jax.tree.map(jnp.asarray, dict(batch)) if mesh is None else shard_batch(dict(batch), mesh)

@@ -240,30 +240,28 @@ def test_the_rate_falls_on_a_plateau() -> None:
         optimizer=fn.optim.sgd, learning_rate=4.0, steps=30, eval_every=1, reduce_on_plateau=plateau,
         metrics=None,
     )  # fmt: skip
-    # As optax's rule does, fed with the validation losses.
     rule = optax.contrib.reduce_on_plateau(factor=0.5, patience=2)
-    state, scales = rule.init({}), [1.0]
-    for loss in got.history["valid_loss"]:
-        _, state = rule.update({}, state, value=jnp.float32(loss))
-        scales.append(float(state.scale))
+    scales = scales_of(rule, got.history["valid_loss"])
     assert min(scales) < 0.5
     np.testing.assert_allclose(got.history["learning_rate"], 4.0 * np.array(scales[:-1]))
     np.testing.assert_allclose(got.now.opt_state[1].scale, scales[-1])
-    # The updates are scaled: the gradient is 1, and the validation loss is always 0.
-    ones, zeros = ({"x": np.full((16, 1), a, np.float32), "y": np.zeros(16)} for a in (1, 0))
+    # The updates are scaled: the gradient is 1, and the validation loss rises.
+    rising, falling = ({"x": np.full((16, 1), a, np.float32), "y": np.zeros(16)} for a in (-1, 1))
     got = fit(
-        net=fn.dense(1, use_bias=False, w_init=fn.initializers.zeros), loss=lambda p, y: p[:, 0], train=ones,
-        valid=zeros, optimizer=fn.optim.sgd(1.0), steps=9, eval_every=1, reduce_on_plateau=plateau, metrics=None,
+        net=fn.dense(1, use_bias=False, w_init=fn.initializers.zeros), loss=lambda p, y: p[:, 0], train=falling,
+        valid=rising, optimizer=fn.optim.sgd(1.0), steps=9, eval_every=1, reduce_on_plateau=plateau, metrics=None,
     )  # fmt: skip
-    np.testing.assert_allclose(got.history["train_loss"][:9], -np.cumsum([0, *scales_of_zeros(rule, 8)]))
+    scales = scales_of(rule, got.history["valid_loss"])
+    assert min(scales) < 0.5
+    np.testing.assert_allclose(got.history["train_loss"], -np.cumsum([0, *scales[:-2]]))
 
 
-def scales_of_zeros(rule: Any, count: int) -> list[float]:
-    """The scales of a rule whose loss is always 0, from the first update on."""
-    state, scales = rule.init({}), []
-    for _ in range(count):
+def scales_of(rule: Any, losses: Any) -> list[float]:
+    """The scales of optax's rule before the first loss and after each."""
+    state, scales = rule.init({}), [1.0]
+    for loss in losses:
+        _, state = rule.update({}, state, value=np.float32(loss))
         scales.append(float(state.scale))
-        _, state = rule.update({}, state, value=np.float32(0))
     return scales
 
 

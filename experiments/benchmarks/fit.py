@@ -37,7 +37,7 @@ from experiments.benchmarks import side_by_side
 from experiments.command_line import fail, parse
 from experiments.comparison.results import environment
 from experiments.timing import compare
-from fnnet.train.fit.fit import SAVING_SHARE
+from fnnet.train.fit.saving import SAVING_SHARE
 
 COMMAND = "experiments.benchmarks.fit"
 BAR = 1.03  # the largest ratio that the project allows itself

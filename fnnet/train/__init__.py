@@ -13,8 +13,8 @@ from fnnet.train.devices.sharding import (
 )
 from fnnet.train.evaluate import evaluate
 from fnnet.train.fit.diagnose import TrainingWarning, find_nonfinite
-from fnnet.train.fit.fit import DivergedError, Evaluation, Fitted, fit
-from fnnet.train.fit.journal import Best
+from fnnet.train.fit.fit import fit
+from fnnet.train.fit.results import Best, DivergedError, Evaluation, Fitted
 from fnnet.train.fit.tensorboard import tensorboard
 from fnnet.train.learning_rate_range import LearningRateRange, learning_rate_range
 from fnnet.train.plot import plot

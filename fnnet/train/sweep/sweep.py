@@ -82,7 +82,8 @@ def sweep(
         histories: whether to keep the whole histories. Not with halving, where they differ in length.
         folder: where each chunk is written when it is done. After an interruption, the same call resumes behind the
             last chunk, and its results are the same bit for bit.
-        progress: whether to show a progress bar; by default if rich is installed and the output is a terminal.
+        progress: None: a bar in a terminal, if rich is installed (`pip install rich`), or in a notebook; elsewhere one
+            line per chunk on stderr. True: a bar in any case. False: nothing.
 
     Raises:
         TypeError, ValueError: an argument is none of these; a grid has a distribution; the history has no such
@@ -147,7 +148,7 @@ def sweep(
     # 3. The rungs of successive halving, or one rung of all trials: each in chunks, from the folder or run.
     record = Record(score, settings.maximize, settings.trials)
     alive = np.arange(settings.trials)
-    with progress_bar(progress, sum(settings.work), 0) as show:
+    with progress_bar(progress, sum(settings.work), 0, unit="trial") as show:
         for rung in range(settings.rungs):
             if rung:
                 alive = alive[choose_survivors(record.scores[alive], settings.maximize, settings.eta)]

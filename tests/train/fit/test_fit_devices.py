@@ -1,6 +1,6 @@
 """`fit` on one device and on eight: the same curve, from memory and from a stream; stopped on some, resumed on others.
 
-This file is a program, too, for eight devices take a process of their own: `test_on_eight_devices` runs it.
+This file is also a program, since eight devices need a process of their own: `test_on_eight_devices` runs it.
 """
 
 import logging
@@ -228,6 +228,7 @@ CASES = (
 )
 
 
+@pytest.mark.slow
 def test_on_eight_devices() -> None:
     passes_on_eight_devices(__file__, CASES)
 

@@ -63,7 +63,7 @@ def setup(
 
 def sides_of(runner: Any, workload: Any, peers: Sequence[str], torch_compile: bool) -> Sides:
     """fnnet and the peers, of a workload at its own sizes. `runner`: `train_step` or `forward_backward`."""
-    sides: dict[str, Callable[[], Run]] = {
+    sides: dict[str, Any] = {
         side: partial(getattr(runner, side), workload, workload.SIZES) for side in (OURS, *peers)
     }
     if "torch" in peers and torch_compile:

@@ -14,7 +14,7 @@ import numpy as np
 
 import fnnet as fn
 from experiments.benchmarks.torch_device import half_precision, image_layout, network_on, wait
-from experiments.benchmarks.workloads import Optimizer
+from experiments.benchmarks.workloads import Optimizer, fnnet_optimizer
 from experiments.benchmarks.workloads.weights import into_fnnet
 
 Step = Callable[[], Any]
@@ -81,8 +81,7 @@ def _fnnet_step(workload: Any, sizes: Any, given: dict[str, Any], dtype: Any = N
     """fnnet's step and the state before it."""
     net, weights = workload.fnnet(sizes, given)
     net = net if dtype is None else fn.cast(net, dtype)
-    rate, decay = workload.OPTIMIZER
-    optimizer = fn.optim.adam(rate) if decay is None else fn.optim.adamw(rate, weight_decay=decay)
+    optimizer = fnnet_optimizer(workload.OPTIMIZER)
     now = jax.jit(partial(fn.train.start, net, optimizer))(jax.random.key(0), given["x"])
     now = now._replace(params=into_fnnet(now.params, weights))
     return fn.train.make_step(net, fn.losses.softmax_cross_entropy, optimizer), now

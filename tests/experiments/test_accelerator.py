@@ -1,7 +1,6 @@
 """The accelerator's benchmark: its arithmetic, its share of the time, its files; and the whole command, tiny."""
 
 import json
-import runpy
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from experiments import command_line
 from experiments.benchmarks.accelerator import (
     __main__ as command,
 )
@@ -372,9 +370,3 @@ runpy.run_module("experiments.benchmarks.accelerator", run_name="__main__")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--minutes" in done.stdout
-
-
-def test_the_other_scripts_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in WITHOUT else name)
-    with pytest.raises(ImportError, match="needs matplotlib, rich, sklearn, tyro: pip install"):
-        runpy.run_path(command_line.__file__)

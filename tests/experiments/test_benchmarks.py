@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import jax
 import numpy as np
 import pytest
 
+import fnnet as fn
 from experiments.benchmarks import agreement, forward_backward, layers, side_by_side, train_step, training
 from experiments.benchmarks.forward_backward import Pass
 from experiments.benchmarks.workloads import cnn, gpt, gpt2, gru, lstm, max_pool, mlp, resnet18, resnet_block
 from experiments.benchmarks.workloads.weights import into_fnnet
 from experiments.timing import compare, in_turn
+from tests.arrays import normal
 from tests.experiments.run_command import exit_status
 
 TRAINING: list[tuple[Any, Any]] = [
@@ -39,7 +42,7 @@ def name_of(value: Any) -> str:
 
 
 class TestWorkloads:
-    @pytest.mark.parametrize(("workload", "sizes"), [*TRAINING, ACCELERATOR[1]], ids=name_of)
+    @pytest.mark.parametrize(("workload", "sizes"), TRAINING, ids=name_of)
     def test_a_step_learns(self, workload: Any, sizes: Any) -> None:
         step = train_step.fnnet(workload, sizes)
         losses = [float(step()) for _ in range(20)]
@@ -104,19 +107,36 @@ class TestWorkloads:
         assert agreement.difference(ours, theirs) < 1e-4
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("side", ["fnnet", "torch"])
     @pytest.mark.parametrize(("workload", "sizes"), ACCELERATOR, ids=name_of)
-    def test_networks_of_the_accelerator_s_benchmark(self, workload: Any, sizes: Any) -> None:
-        torch = pytest.importorskip("torch")
-        ours = train_step.fnnet(workload, sizes, dtype=jax.numpy.bfloat16)
-        theirs = train_step.torch(workload, sizes, dtype=torch.bfloat16)
-        for step in (ours, theirs):
-            losses = [float(step()) for _ in range(10)]
-            assert losses[0] == pytest.approx(np.log(workload.arrays(sizes)["y"].max() + 1), rel=0.7)
-            assert losses[-1] < losses[0]
-        net, _ = workload.fnnet(sizes, {})
-        shapes, _ = jax.eval_shape(net.init, jax.random.key(0), workload.arrays(sizes)["x"])
-        count = sum(p.numel() for p in workload.torch(sizes, {}).parameters())
-        assert sum(p.size for p in jax.tree.leaves(shapes)) == count
+    def test_the_accelerator_s_networks_learn_in_bfloat16(self, workload: Any, sizes: Any, side: str) -> None:
+        library = pytest.importorskip({"fnnet": "jax.numpy"}.get(side, side))
+        given = workload.arrays(sizes)
+        step = getattr(train_step, side)(workload, sizes, dtype=library.bfloat16)
+        losses = [float(step()) for _ in range(10)]
+        assert losses[0] == pytest.approx(np.log(given["y"].max() + 1), rel=0.7)
+        assert losses[-1] < losses[0]
+        if side == "torch":
+            net, _ = workload.fnnet(sizes, given)
+            shapes, _ = jax.eval_shape(net.init, jax.random.key(0), given["x"])
+            count = sum(p.numel() for p in workload.torch(sizes, given).parameters())
+            assert count == sum(p.size for p in jax.tree.leaves(shapes))
+
+    def test_attention_around_a_function(self) -> None:
+        """The attention of GPT-2 with cuDNN, here with the functions' other implementation; it is causal."""
+        x = normal(2, 5, 8)
+        attends = (fn.dot_product_attention, jax.nn.dot_product_attention)
+        for attend, causal in zip(attends, ({"causal": True}, {"is_causal": True}), strict=True):
+            layer = gpt2.self_attention(2, 8, partial(attend, **causal))
+            params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+            params = jax.tree.map(lambda a: normal(*a.shape, seed=a.size), params)
+            run = jax.jit(layer)
+            y = np.asarray(run(params, x))
+            later = np.concatenate([x[:, :3], x[:, 3:] + 1], axis=1)
+            np.testing.assert_allclose(run(params, later)[:, :3], y[:, :3], rtol=1e-5)
+            if attend is attends[0]:
+                first = y
+        np.testing.assert_allclose(y, first, rtol=1e-4, atol=1e-5)
 
     def test_compile_time_by_depth(self, monkeypatch: pytest.MonkeyPatch) -> None:
         blocks = []

@@ -24,7 +24,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     if data is None:
         yield from ({"target": target, "note": note} for target in TARGETS)
         return
-    sizes = {"batch": 8, "epochs": 1, "model": "mlp"} if settings.tiny else {}
+    sizes: dict[str, Any] = {"batch": 8, "epochs": 1, "model": "mlp"} if settings.tiny else {}
     reached = dict.fromkeys(TARGETS)
     best, at = 0.0, {}
     for at in training(data, settings, **sizes):

@@ -53,9 +53,9 @@ def rows_of(name: str, sides: Mapping[str, Side], settings: Settings, *, same: b
         except Exception as error:
             row["note"] = reason(error)
     if runs:
-        for side, seconds in in_turn(runs, rounds=rounds_for(runs, settings), warm_up=2).items():
-            low, median, high = (1e3 * float(q) for q in np.percentile(seconds, [25, 50, 75]))
-            rows[side] |= {"ms": median, "low": low, "high": high, "rounds": len(seconds)}
+        for side, times in in_turn(runs, rounds=rounds_for(runs, settings), warm_up=2).items():
+            low, median, high = (1e3 * float(q) for q in np.percentile(times, [25, 50, 75]))
+            rows[side] |= {"ms": median, "low": low, "high": high, "rounds": len(times)}
     first = next(iter(sides))
     if first in outcomes:
         for side in outcomes:

@@ -49,10 +49,11 @@ def problem() -> tuple[Any, Any]:
     shapes = {"w": (160, 136), "b": (136,)}
     params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     grads = {name: rng.normal(size=(STEPS, *shape)) for name, shape in shapes.items()}
-    return tuple(
-        {dtype: {name: a.astype(kind) for name, a in tree.items()} for dtype, kind in DTYPES.items()}
-        for tree in (params, grads)
-    )
+
+    def by_dtype(tree: dict[str, np.ndarray]) -> Any:
+        return {dtype: {name: a.astype(kind) for name, a in tree.items()} for dtype, kind in DTYPES.items()}
+
+    return by_dtype(params), by_dtype(grads)
 
 
 def steps_of(make: Callable[..., Any]) -> Callable[[Any, Any], Any]:

@@ -16,7 +16,11 @@ library's own documentation advises. Peers are imported inside their functions.
 Images are NHWC. PyTorch's and Equinox's modules get NCHW, which in PyTorch is channels_last in memory.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fnnet as fn
 
 
 class Optimizer(NamedTuple):
@@ -24,3 +28,14 @@ class Optimizer(NamedTuple):
 
     learning_rate: float
     weight_decay: float | None = None
+
+
+def fnnet_optimizer(optimizer: Optimizer) -> Any:
+    """The optimizer of fnnet's side."""
+    rate, decay = optimizer
+    return fn.optim.adam(rate) if decay is None else fn.optim.adamw(rate, weight_decay=decay)
+
+
+def normal(rng: np.random.Generator, shape: int | tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers in float32."""
+    return np.asarray(rng.standard_normal(shape, dtype=np.float32))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import fnnet as fn
-from experiments.benchmarks.workloads import Optimizer
+from experiments.benchmarks.workloads import Optimizer, normal
 from experiments.benchmarks.workloads.weights import into_equinox, into_flax, into_torch
 
 OPTIMIZER = Optimizer(learning_rate=1e-3)
@@ -32,7 +32,7 @@ SIZES = Sizes()
 def arrays(sizes: Sizes) -> dict[str, Any]:
     """Images x (batch, height, width, 1), labels y, weights w, HWIO and (in, out), and biases b."""
     rng = np.random.default_rng(0)
-    draw = partial(rng.standard_normal, dtype=np.float32)
+    draw = partial(normal, rng)
     first, second = sizes.channels
     flat = (sizes.size // 4) ** 2 * second
     shapes = ((5, 5, 1, first), (5, 5, first, second), (flat, sizes.hidden), (sizes.hidden, sizes.classes))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnnet as fn
-from experiments.benchmarks.workloads import Optimizer
+from experiments.benchmarks.workloads import Optimizer, fnnet_optimizer, normal
 from experiments.benchmarks.workloads.weights import into_equinox, into_flax, into_torch
 
 OPTIMIZER = Optimizer(learning_rate=1e-3, weight_decay=0.01)
@@ -36,7 +36,7 @@ SIZES = Sizes()
 def arrays(sizes: Sizes) -> dict[str, Any]:
     """Tokens x and y (batch, tokens), weights (in, out) and biases, those of the blocks in lists."""
     rng = np.random.default_rng(0)
-    draw = partial(rng.standard_normal, dtype=np.float32)
+    draw = partial(normal, rng)
     width = sizes.width
 
     def dense(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,8 +71,7 @@ def network(sizes: Sizes, *, repeated: bool = False) -> fn.Layer:
 
 def step_to_compile(sizes: Sizes, *, repeated: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """fnnet's step and the shapes of its arguments, for measuring how long it takes to compile."""
-    rate, decay = OPTIMIZER
-    net, optimizer = network(sizes, repeated=repeated), fn.optim.adamw(rate, weight_decay=decay)
+    net, optimizer = network(sizes, repeated=repeated), fnnet_optimizer(OPTIMIZER)
     tokens = jax.ShapeDtypeStruct((sizes.batch, sizes.tokens), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     now = jax.eval_shape(lambda key: fn.train.start(net, optimizer, key, tokens), key)

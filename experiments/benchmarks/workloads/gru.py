@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnnet as fn
+from experiments.benchmarks.workloads import normal
 
 
 class Sizes(NamedTuple):
@@ -26,7 +27,7 @@ NOT_COMPARED = ("b_h", "bias_hh_l0", "bias_n")  # the candidate's inner bias, wh
 
 def arrays(sizes: Sizes) -> dict[str, np.ndarray]:
     """Sequences x, and c, the gradient of a loss by y; weights and bias of the gates r, z, n."""
-    draw = partial(np.random.default_rng(0).standard_normal, dtype=np.float32)
+    draw = partial(normal, np.random.default_rng(0))
     batch, time, features, hidden = sizes
     return {
         "x": draw((batch, time, features)),

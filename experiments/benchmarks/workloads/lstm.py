@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnnet as fn
+from experiments.benchmarks.workloads import normal
 
 
 class Sizes(NamedTuple):
@@ -23,7 +24,7 @@ NOT_COMPARED = ("bias_hh_l0",)  # PyTorch adds two biases, whose gradients are e
 
 def arrays(sizes: Sizes) -> dict[str, np.ndarray]:
     """Sequences x, and c, the gradient of a loss by y; weights and bias of the gates i, f, g, o."""
-    draw = partial(np.random.default_rng(0).standard_normal, dtype=np.float32)
+    draw = partial(normal, np.random.default_rng(0))
     batch, time, features, hidden = sizes
     return {
         "x": draw((batch, time, features)),

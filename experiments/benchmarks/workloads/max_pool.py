@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fnnet as fn
+from experiments.benchmarks.workloads import normal
 
 
 class Sizes(NamedTuple):
@@ -19,7 +20,7 @@ SIZES = Sizes()
 
 def arrays(sizes: Sizes) -> dict[str, np.ndarray]:
     """Images x, and c, the gradient of a loss by y."""
-    draw = partial(np.random.default_rng(0).standard_normal, dtype=np.float32)
+    draw = partial(normal, np.random.default_rng(0))
     return {
         name: draw((sizes.batch, size, size, sizes.channels))
         for name, size in (("x", sizes.size), ("c", sizes.size // 2))

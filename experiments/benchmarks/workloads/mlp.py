@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import fnnet as fn
-from experiments.benchmarks.workloads import Optimizer
+from experiments.benchmarks.workloads import Optimizer, normal
 from experiments.benchmarks.workloads.weights import into_equinox, into_flax, into_torch
 
 OPTIMIZER = Optimizer(learning_rate=1e-3)
@@ -25,7 +25,7 @@ SIZES = Sizes()
 def arrays(sizes: Sizes) -> dict[str, Any]:
     """Examples x, labels y, weights w (in, out) and biases b."""
     rng = np.random.default_rng(0)
-    draw = partial(rng.standard_normal, dtype=np.float32)
+    draw = partial(normal, rng)
     pairs = list(itertools.pairwise(sizes.features))
     return {
         "x": draw((sizes.batch, sizes.features[0])),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fnnet as fn
-from experiments.benchmarks.workloads import Optimizer
+from experiments.benchmarks.workloads import Optimizer, normal
 
 OPTIMIZER = Optimizer(learning_rate=1e-3)
 
@@ -30,7 +30,7 @@ STAGES = 4  # of two blocks
 def arrays(sizes: Sizes) -> dict[str, np.ndarray]:
     """Images x and labels y."""
     rng = np.random.default_rng(0)
-    draw = partial(rng.standard_normal, dtype=np.float32)
+    draw = partial(normal, rng)
     return {
         "x": draw((sizes.batch, sizes.size, sizes.size, 3)),
         "y": rng.integers(sizes.classes, size=sizes.batch, dtype=np.int32),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import fnnet as fn
+from experiments.benchmarks.workloads import normal
 from experiments.benchmarks.workloads.weights import into_equinox, into_flax, into_torch
 
 
@@ -26,7 +27,7 @@ SIZES = Sizes()
 
 def arrays(sizes: Sizes) -> dict[str, np.ndarray]:
     """Images x, and c, the gradient of a loss by y; kernels w_1 and w_2, HWIO."""
-    draw = partial(np.random.default_rng(0).standard_normal, dtype=np.float32)
+    draw = partial(normal, np.random.default_rng(0))
     image = (sizes.batch, sizes.size, sizes.size, sizes.channels)
     kernel, scale = (3, 3, sizes.channels, sizes.channels), np.float32((2 / 9 / sizes.channels) ** 0.5)
     return {"x": draw(image), "c": draw(image), "w_1": draw(kernel) * scale, "w_2": draw(kernel) * scale}

@@ -63,6 +63,7 @@ from fnnet.layers.recurrent.gru import gru, gru_cell
 from fnnet.layers.recurrent.lstm import lstm, lstm_cell
 from fnnet.layers.recurrent.recurrent import Cell, bidirectional, recurrent, stack_cells, unroll
 from fnnet.layers.recurrent.simple_rnn import simple_rnn, simple_rnn_cell
+from fnnet.sample import sample, stateful
 from fnnet.summary import summary
 from fnnet.wrappers import cast, freeze, remat, repeat
 
@@ -136,6 +137,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rotary",
+    "sample",
     "selu",
     "separable_conv",
     "serial",
@@ -151,6 +153,7 @@ __all__ = [
     "spatial_dropout",
     "spectral_norm",
     "stack_cells",
+    "stateful",
     "stochastic_depth",
     "summary",
     "tanh",

@@ -1,8 +1,10 @@
 """What a type checker says: README's code passes, and a misspelt argument of a layer does not."""
 
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,15 +51,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.slow
-def test_types_of_readme_and_of_a_layer(tmp_path: Path) -> None:
-    """One run of mypy, for most of its time goes into reading jax."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    assert len(blocks) >= 4
-    for i, block in enumerate(blocks):
-        (tmp_path / f"readme_{i}.py").write_text(block)
-    mistakes = "\n".join(MISTAKES)
-    (tmp_path / "layer.py").write_text(f"{CALLS}\n{mistakes}\n")
+def mypy(folder: Path) -> list[str]:
     command = [
         sys.executable,
         "-m",
@@ -66,16 +60,30 @@ def test_types_of_readme_and_of_a_layer(tmp_path: Path) -> None:
         str(ROOT / "pyproject.toml"),
         "--no-error-summary",
     ]
-    done = subprocess.run(
-        [*command, *sorted(map(str, tmp_path.glob("*.py")))],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    files = sorted(map(str, folder.glob("*.py")))
+    return subprocess.run(
+        [*command, *files], capture_output=True, text=True, check=False, cwd=ROOT
+    ).stdout.splitlines()
+
+
+def pyright(folder: Path) -> list[str]:
+    pytest.importorskip("pyright", reason="pip install pyright; it needs Node.js")
+    (folder / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)]}))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "-p", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [mypy, pyright])
+def test_types_of_readme_and_of_a_layer(check: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    """One run of each checker: most of its time goes into reading jax."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(blocks) >= 4
+    for i, block in enumerate(blocks):
+        (tmp_path / f"readme_{i}.py").write_text(block)
+    (tmp_path / "layer.py").write_text("\n".join([CALLS, *MISTAKES, ""]))
+    lines = check(tmp_path)
+    errors = [match for line in lines if (match := re.search(r"(\w+)\.py:(\d+)\b.* error: ", line))]
     first = CALLS.count("\n") + 2
-    found = re.findall(r"^(.*?):(\d+): error: (.*)$", done.stdout, re.M)
-    in_readme = [error for error in found if "readme" in error[0]]
-    assert not in_readme, done.stdout
-    lines = {int(line) for path, line, _ in found if path.endswith("layer.py")}
-    assert lines == set(range(first, first + len(MISTAKES))), done.stdout + done.stderr
+    wanted = {("layer", str(first + i)) for i in range(len(MISTAKES))}
+    assert {match.groups() for match in errors} == wanted, "\n".join(lines)

@@ -12,9 +12,10 @@ import numpy as np
 from jax import lax
 
 from fnnet import check
-from fnnet.children import watching
+from fnnet.children import observing_children
 from fnnet.layer import Apply, Layer, Params, State, printable
-from fnnet.layers.recurrent.recurrent import Cell, unroll
+from fnnet.layers.recurrent.cell import Cell, check_is_cell
+from fnnet.layers.recurrent.unroll import unroll
 
 # Layers that read other time steps than their own, or count them. Fed one token at a time they need their cache.
 READS_TIME = (
@@ -167,8 +168,7 @@ def stateful(cell: Cell) -> Layer:
         >>> bool(jnp.allclose(jnp.concatenate([first, rest], axis=1), y))
         True
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"stateful: got {cell!r}, wanted a Cell, such as gru_cell(features)")
+    check_is_cell("stateful", cell)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         check.is_floating(cell.name, x)
@@ -213,7 +213,7 @@ def _check_network(apply: Apply, params: Params, state: State, prompt: Any, step
     def whole(params: Params, tokens: Any) -> tuple[Any, State]:
         nonlocal same
         # The state is not an argument: a cache's position is known, and the cache raises if it is too short.
-        with watching(see):
+        with observing_children(see):
             logits, after = apply(params, state, tokens)
         before, later = jax.tree.leaves(state), jax.tree.leaves(after)
         same = len(before) == len(later) and all(a is b for a, b in zip(before, later, strict=True))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fnnet.layers.convolution.window_max import window_max
+from fnnet.layers.convolution.max_pool_gradient import window_max
+from tests.arrays import array
 
 # (space, window, strides, pads)
 CASES = {
@@ -63,8 +64,8 @@ def derivatives(f, x, dx, weights):
 def test_all_derivatives_are_those_of_the_plain_formula(case):
     space, *sizes = CASES[case]
     rng = np.random.default_rng(0)
-    x, dx = (jnp.asarray(rng.normal(size=(2, *space, 2))) for _ in range(2))
-    weights = jnp.asarray(rng.normal(size=plain(x, *sizes).shape))
+    x, dx = (array(rng.normal(size=(2, *space, 2))) for _ in range(2))
+    weights = array(rng.normal(size=plain(x, *sizes).shape))
     got, wanted = (
         jax.jit(lambda x, dx, f=f: derivatives(lambda x: f(x, *sizes), x, dx, weights))(x, dx)
         for f in (window_max, plain)
@@ -85,7 +86,7 @@ def test_of_equal_elements_the_first_gets_the_gradient(case):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_and_nan(dtype):
-    x = jnp.array([1.0, jnp.nan, 3.0, 2.0, 5.0, 4.0], dtype).reshape(1, 6, 1)
+    x = array([1.0, jnp.nan, 3.0, 2.0, 5.0, 4.0], dtype).reshape(1, 6, 1)
     y, dy = jax.jvp(lambda x: window_max(x, (2,), (2,), ((0, 0),)), (x,), (x,))
     assert y.dtype == dy.dtype == dtype
     np.testing.assert_array_equal(y.ravel().astype(float), [np.nan, 3, 5])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
 from fnnet.layers.recurrent.cell import Cell
 from fnnet.layers.recurrent.gates import check_cell, init_cell, sigmoid, zero_carry
@@ -19,6 +19,7 @@ from fnnet.layers.recurrent.unroll import Outputs
 Reset = Literal["after", "before"]
 
 
+@printable
 def gru_cell(
     features: int,
     *,
@@ -101,6 +102,7 @@ def gru_cell(
     return Cell(init, initial_carry, step, "gru")
 
 
+@printable
 def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs: Outputs = "all") -> Layer:
     """Gated recurrent units along a sequence: `recurrent(gru_cell(features))`.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
 from fnnet.layers.recurrent import lstm_fused
 from fnnet.layers.recurrent.cell import Cell
@@ -18,6 +18,7 @@ from fnnet.layers.recurrent.recurrent import recurrent
 from fnnet.layers.recurrent.unroll import Outputs
 
 
+@printable
 def lstm_cell(
     features: int,
     *,
@@ -110,6 +111,7 @@ def lstm_cell(
     return Cell(init, initial_carry, step, "lstm", None if peepholes else sequence)
 
 
+@printable
 def lstm(
     features: int,
     *,

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.recurrent.cell import Cell, check_is_cell, check_names
 from fnnet.layers.recurrent.unroll import Outputs, check_outputs, check_sequence, unroll
 
 
+@printable
 def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all") -> Layer:
     """A layer that runs a cell along a sequence. Its params are those of the cell.
 
@@ -47,6 +48,7 @@ def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all") ->
     return dataclasses.replace(_run("recurrent", cell, reverse, outputs), name="recurrent")
 
 
+@printable
 def bidirectional(
     cell: Cell,
     backward: Cell | None = None,

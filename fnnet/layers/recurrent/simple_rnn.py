@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fnnet import activations, check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
 from fnnet.layers.recurrent.cell import Cell
 from fnnet.layers.recurrent.gates import check_cell, init_cell, zero_carry
@@ -20,6 +20,7 @@ from fnnet.layers.recurrent.unroll import Outputs
 Activation = Callable[[jax.Array], jax.Array]
 
 
+@printable
 def simple_rnn_cell(
     features: int,
     *,
@@ -76,6 +77,7 @@ def simple_rnn_cell(
     return Cell(init, initial_carry, step, "simple_rnn")
 
 
+@printable
 def simple_rnn(
     features: int,
     *,

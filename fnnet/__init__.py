@@ -56,7 +56,6 @@ from fnnet.layers.recurrent.gru import gru, gru_cell
 from fnnet.layers.recurrent.lstm import lstm, lstm_cell
 from fnnet.layers.recurrent.recurrent import bidirectional, recurrent
 from fnnet.layers.recurrent.simple_rnn import simple_rnn, simple_rnn_cell
-from fnnet.layers.recurrent.stateful import stateful
 from fnnet.layers.recurrent.unroll import unroll
 from fnnet.sample import sample
 from fnnet.summary import summary
@@ -148,7 +147,6 @@ __all__ = [
     "spatial_dropout",
     "spectral_norm",
     "stack_cells",
-    "stateful",
     "stochastic_depth",
     "summary",
     "tanh",

@@ -51,9 +51,9 @@ def sample(
     depends on whether an evaluation changes its state:
 
     - With a cache, the prompt is read at once, then one token per step is fed. Build the network with `cache=` in
-      every attention and position layer, and with `stateful(gru_cell(...))` for every recurrent layer. Params
-      are the same with and without, so build it a second time for sampling. The state that `init` returned, for a
-      prompt of the batch to be sampled, is the empty cache.
+      every attention, position and recurrent layer. Params are the same with and without, so it can be a second
+      network, for sampling only. The state that `init` returned, for a prompt of the batch to be sampled, is the
+      empty cache.
     - Without, every step runs the network on all tokens. The tokens are the same, up to rounding of the logits; the
       time grows with the square of the length.
 
@@ -103,9 +103,9 @@ def sample(
         >>> fn.sample(gpt.apply, params, state, prompt, 5, jax.random.key(1), top_k=3).shape
         (2, 5)
 
-        A recurrent network whose state is the carry:
+        A recurrent network, whose cache is the carry:
 
-        >>> rnn = fn.serial(fn.embed(11, 4), fn.stateful(fn.gru_cell(8)), fn.dense(11))
+        >>> rnn = fn.serial(fn.embed(11, 4), fn.gru(8, cache=True), fn.dense(11))
         >>> params, state = rnn.init(jax.random.key(0), prompt)
         >>> fn.sample(rnn.apply, params, state, prompt, 5, jax.random.key(1), temperature=0.5).shape
         (2, 5)
@@ -188,7 +188,7 @@ def _check_network(apply: Apply, params: Params, state: State, prompt: Any, step
     if not same and forgetful:
         raise ValueError(
             f"sample: some layers keep a cache in the state but {sorted(forgetful)} do not, wanted one in each: "
-            "cache= in attention and positions, stateful(cell) for a recurrent layer"
+            "cache= in every attention, position and recurrent layer"
         )
     return not same
 

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import arrays
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 import fnnet as fn
 from fnnet.sample import _decode, filtered
+from tests import arrays
 
 KEY = jax.random.key(7)
 VOCABULARY = 6
@@ -46,9 +46,9 @@ NETS = {
     "gpt": (gpt(cache=LENGTH), gpt()),
     "gpt without cache": (gpt(), gpt()),
     "attention": (waves(cache=LENGTH + 3), waves()),
-    "gru": (rnn(fn.stateful(fn.gru_cell(8))), rnn(fn.gru(8))),
+    "gru": (rnn(fn.gru(8, cache=True)), rnn(fn.gru(8))),
     "stacked lstm": (
-        rnn(fn.stateful(fn.stack_cells(fn.lstm_cell(5), fn.lstm_cell(8)))),
+        rnn(fn.recurrent(fn.stack_cells(fn.lstm_cell(5), fn.lstm_cell(8)), cache=True)),
         rnn(fn.recurrent(fn.stack_cells(fn.lstm_cell(5), fn.lstm_cell(8)))),
     ),
     "lstm without carry": (rnn(fn.lstm(8)), rnn(fn.lstm(8))),
@@ -277,7 +277,7 @@ def test_a_layer_without_its_cache_raises() -> None:
         *(fn.embed(VOCABULARY, 4), fn.learned_position(LENGTH)),
         *(fn.transformer_decoder_block(2, cross=False, cache=LENGTH), fn.dense(VOCABULARY)),
     )
-    other = rnn(fn.serial(fn.gru(4), fn.stateful(fn.gru_cell(4))))
+    other = rnn(fn.serial(fn.gru(4), fn.gru(4, cache=True)))
     for net, name in ((half, "learned_position_0"), (other, "gru_0")):
         params, state = jax.jit(net.init)(KEY, jax.ShapeDtypeStruct(PROMPT.shape, jnp.int32))
         with pytest.raises(ValueError, match=rf"some layers keep a cache .* \['{name}'\] do not, wanted"):
@@ -326,9 +326,10 @@ def test_wrong_values_under_vmap_give_no_tokens() -> None:
     np.testing.assert_array_equal(np.asarray(tokens)[:, 0] >= 0, [True, False, False, True, False])
 
 
-def test_stateful_is_the_layer_of_the_cell_in_pieces() -> None:
+@pytest.mark.parametrize("make", [fn.simple_rnn, fn.gru, fn.lstm])
+def test_a_cached_recurrent_layer_is_the_layer_in_pieces(make: Any) -> None:
     x = arrays.normal(2, 5, 3)
-    layer, plain = fn.stateful(fn.gru_cell(4)), fn.gru(4)
+    layer, plain = make(4, cache=True), make(4)
     assert layer.name == plain.name
     params, state = jax.jit(layer.init)(KEY, x)
     arrays.equal(params, jax.jit(plain.init)(KEY, x)[0])
@@ -340,7 +341,14 @@ def test_stateful_is_the_layer_of_the_cell_in_pieces() -> None:
     trained, kept = apply(params, after, x, train=True)
     arrays.close(trained, whole, rtol=1e-6)
     arrays.equal(kept, after)
-    with pytest.raises(ValueError, match=r"gru: state has no entries, wanted \['carry'\]"):
-        layer.apply(params, {}, x)
-    with pytest.raises(TypeError, match=r"stateful: got .*, wanted a Cell"):
-        fn.stateful(fn.gru(4))
+
+
+def test_a_cached_recurrent_layer_raises_for_what_does_not_fit() -> None:
+    layer, x = fn.gru(4, cache=True), arrays.normal(2, 5, 3)
+    params, state = jax.eval_shape(layer.init, KEY, x)
+    with pytest.raises(ValueError, match=r"gru\): state has no entries, wanted \['carry'\]"):
+        jax.eval_shape(layer.apply, params, {}, x)
+    with pytest.raises(ValueError, match=r"carry is float32\[2,4\], wanted float32\[3,4\]"):
+        jax.eval_shape(layer.apply, params, state, arrays.normal(3, 5, 3))
+    with pytest.raises(ValueError, match="cache=True and reverse=True, wanted one of them"):
+        fn.gru(4, cache=True, reverse=True)

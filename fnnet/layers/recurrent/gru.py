@@ -103,7 +103,14 @@ def gru_cell(
 
 
 @printable
-def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs: Outputs = "all") -> Layer:
+def gru(
+    features: int,
+    *,
+    reset: Reset = "after",
+    reverse: bool = False,
+    outputs: Outputs = "all",
+    cache: bool = False,
+) -> Layer:
     """Gated recurrent units along a sequence: `recurrent(gru_cell(features))`.
 
         h_t = (1 - z_t) n_t + z_t h_{t-1},      y_t = h_t       (the gates: `gru_cell`)
@@ -115,6 +122,7 @@ def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs
         reset: "after" (cuDNN, PyTorch, Keras) or "before" (Cho et al.).
         reverse: run from the last step to the first.
         outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Cho et al. 2014, arXiv:1406.1078.
 
@@ -125,4 +133,4 @@ def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs
         (4, 5, 8)
     """
     cell = gru_cell(features, reset=reset)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="gru")
+    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="gru")

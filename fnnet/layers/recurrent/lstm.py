@@ -119,6 +119,7 @@ def lstm(
     peepholes: bool = False,
     reverse: bool = False,
     outputs: Outputs = "all",
+    cache: bool = False,
 ) -> Layer:
     """Long short-term memory along a sequence: `recurrent(lstm_cell(features))`.
 
@@ -132,6 +133,7 @@ def lstm(
         peepholes: whether the gates see c.
         reverse: run from the last step to the first.
         outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Hochreiter & Schmidhuber 1997, "Long short-term memory".
 
@@ -142,4 +144,4 @@ def lstm(
         (2, 8)
     """
     cell = lstm_cell(features, forget_bias=forget_bias, peepholes=peepholes)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="lstm")
+    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="lstm")

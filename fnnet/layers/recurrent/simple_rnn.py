@@ -84,6 +84,7 @@ def simple_rnn(
     activation: Activation = activations.tanh,
     reverse: bool = False,
     outputs: Outputs = "all",
+    cache: bool = False,
 ) -> Layer:
     """Simple recurrent network along a sequence: `recurrent(simple_rnn_cell(features))`.
 
@@ -96,6 +97,7 @@ def simple_rnn(
         activation: a function of an array. The default is `fnnet.tanh`.
         reverse: run from the last step to the first.
         outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Elman 1990, "Finding structure in time".
 
@@ -106,4 +108,6 @@ def simple_rnn(
         (4, 5, 8)
     """
     cell = simple_rnn_cell(features, activation=activation)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="simple_rnn")
+    return dataclasses.replace(
+        recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="simple_rnn"
+    )

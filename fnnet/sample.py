@@ -1,6 +1,7 @@
 """Autoregressive sampling: draw the next token, feed it back, repeat, in one compiled scan."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -15,18 +16,13 @@ from fnnet import check
 from fnnet.children import observing_children
 from fnnet.layer import Apply, Layer, Params, State
 
-# Layers that read other time steps than their own, or count them. Fed one token at a time they need their cache.
-READS_TIME = (
-    *(
-        "learned_position",
-        "sinusoidal_position",
-        "multi_head_attention",
-        "conv",
-        "depthwise_conv",
-        "separable_conv",
-    ),
-    *("recurrent", "simple_rnn", "gru", "lstm", "bidirectional"),
-)
+# fmt: off
+# Layers that read other time steps than their own, or count them: fed one token at a time, they need a cache.
+READ_TIME = {
+    "learned_position", "sinusoidal_position", "multi_head_attention", "recurrent", "simple_rnn", "gru", "lstm",
+    "bidirectional", "conv", "depthwise_conv", "separable_conv",
+}
+# fmt: on
 
 
 def sample(
@@ -40,56 +36,55 @@ def sample(
     top_k: int | None = None,
     top_p: chex.Numeric | None = None,
 ) -> jax.Array:
-    """Tokens that continue a prompt, each drawn from what the network predicts after all tokens before it.
+    """Draws the tokens that continue a prompt, one after the other, from a network's predictions.
 
         token_t ~ softmax(filter(logits_{t-1} / temperature)),    logits_{t-1} = f(prompt, token_0 ... token_{t-1})
 
-    Shapes: prompt (batch, time), the result int32 (batch, steps); prompt (time,), the result (steps,), and then
-    the network's state is that of a batch of 1. All prompts of a batch have one length.
+    Shapes: prompt (batch, time) and result int32 (batch, steps); or prompt (time,) and result (steps,), with a state
+    for a batch of 1. All prompts of a batch have the same length.
 
-    The network must be causal: its logits at one time step depend on the tokens up to that step only. How it is run
-    depends on whether an evaluation changes its state:
+    The network must be causal: its logits at one time step depend only on the tokens up to that step. If an
+    evaluation changes its state, the state is taken for a cache:
 
-    - With a cache, the prompt is read at once, then one token per step is fed. Build the network with `cache=` in
-      every attention, position and recurrent layer. Params are the same with and without, so it can be a second
-      network, for sampling only. The state that `init` returned, for a prompt of the batch to be sampled, is the
-      empty cache.
-    - Without, every step runs the network on all tokens. The tokens are the same, up to rounding of the logits; the
-      time grows with the square of the length.
+    - With a cache, the network reads the prompt at once, and then one token per step. Build it with `cache=` in
+      every attention, position and recurrent layer. Params are the same with and without, so this can be a second
+      network, used for sampling only. The state that `init` returns for a batch of prompts is the empty cache.
+    - Without a cache, the network reads all tokens at every step. The tokens are the same, up to rounding of the
+      logits, but the time grows with the square of the length.
 
-    The whole is one compiled program, for prompt and continuation. It is compiled again for another network
-    (another `apply`), prompt shape, `steps` or `top_k`, not for another temperature or top_p. Only tokens are
-    returned. For a longer text call it with more steps: step i draws with `fold_in(key, i)`, so that a longer
-    continuation begins with the shorter one.
+    Prompt and continuation are one compiled program. Another `apply`, prompt shape, `steps` or `top_k` compiles it
+    again; another temperature or top_p does not. Only the tokens are returned: for a longer text, call it with more
+    steps. Step i draws with `fold_in(key, i)`, so a longer continuation begins with the shorter one.
 
     Args:
-        apply: a network's apply, such as `net.apply`, from tokens (batch, time) to logits (batch, time, vocabulary).
-        params: the network's.
-        state: the network's, from `init`, or from an evaluation after which the prompt follows.
-        prompt: integers, 0 to vocabulary - 1.
-        steps: how many tokens to draw.
-        key: for the draws.
-        temperature: below 1 likely tokens become likelier; 0 takes the most likely token each time (the first of
-            equal ones) and ignores `top_k` and `top_p`. It may be a tracer, such as under `vmap`.
-        top_k: draw from the k most likely tokens only (all, if there are fewer); None for all.
-        top_p: draw from the nucleus only, the smallest set of most likely tokens that have at least this probability
-            together, in (0, 1]; None for all. It may be a tracer. With top_k it counts what top_k left, as 1.
+        apply: of a network, such as `net.apply`. It maps tokens (batch, time) to logits (batch, time, vocabulary).
+        params: of the network.
+        state: of the network, from `init`, or from an evaluation of the text before the prompt.
+        prompt: integers from 0 to vocabulary - 1.
+        steps: number of tokens to draw.
+        key: PRNG key of the draws.
+        temperature: below 1, likely tokens become more likely. With 0 each token is the most likely one (the first
+            of equal ones), whatever `top_k` and `top_p` are. It may be a tracer.
+        top_k: draw from the k most likely tokens only. None, and more than the vocabulary has, mean all.
+        top_p: draw from the nucleus only: the smallest set of most likely tokens whose probability is at least
+            top_p, in (0, 1]. None and 1 mean all. It may be a tracer. With `top_k`, the probabilities are those
+            among the tokens that top_k keeps.
 
-    Of tokens with equal logits, `top_k` and `top_p` keep those that come first.
+    Among tokens with equal logits, `top_k` and `top_p` keep those with the lower numbers.
 
     Raises:
-        TypeError: the prompt is not integer, or steps or top_k not an int.
-        ValueError: the prompt is empty, not of rank 1 or 2 or has tokens that are not in the vocabulary; steps or
-            top_k is not positive; temperature is negative or top_p outside (0, 1], or one of them is not a number;
-            the output is not (batch, time, vocabulary); prompt and continuation are longer than a cache or a table of
-            positions; one layer has a cache and another, which needs one, does not.
-        FloatingPointError: logits are NaN or infinite, so that there is no distribution to draw from.
+        TypeError: the prompt is not integer; steps or top_k is not an int; temperature or top_p is not a number.
+        ValueError: the prompt is empty, not (batch, time) or (time,), or has a token outside the vocabulary; steps or
+            top_k is not positive; temperature is negative, infinite or NaN; top_p is outside (0, 1]; the output is
+            not (batch, time, vocabulary); prompt and continuation do not fit in a cache or a table of positions; one
+            layer has a cache and another one, which needs it, has none.
+        FloatingPointError: the logits are NaN or infinite, so there is no distribution to draw from.
 
-    Under `jit` and `vmap`, where values are not known, what would have raised for its value gives -1 for each token
-    from there on: wrong tokens in the prompt, a cache that had been used before and is full, NaN.
+    Under `jit` and `vmap` values are not known, and no error can depend on them. Instead, all tokens from the fault
+    on are -1: for NaN, for a bad temperature or top_p, for a negative prompt, for a cache that is full because it
+    had been used before.
 
-    Source: Fan et al. 2018, arXiv:1805.04833, section 5.1 (top-k); Holtzman et al. 2020, arXiv:1904.09751, section
-    3.1 (nucleus).
+    Source: Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (nucleus).
 
     Example:
         A transformer with a cache for 8 tokens:
@@ -147,30 +142,42 @@ def _check_number(name: str, value: Any, wanted: str, fits: Callable[[float], bo
         raise ValueError(f"sample: {name}={value}, wanted {wanted}")
 
 
-def _check_network(apply: Apply, params: Params, state: State, prompt: Any, steps: int) -> bool:
-    """Traces the network on all tokens at once. Whether it has a cache; raises where it would go wrong."""
-    batch, time = prompt.shape[0], prompt.shape[1] + steps - 1
-    state = jax.tree.map(jnp.asarray, state)
-    same = False
-    forgetful: dict[str, str] = {}
+@dataclass
+class Trace:
+    """What a trace of the network shows: whether its state changes, and which layers lack a cache."""
 
-    def see(name: str, child: Layer, params: Any, state: State, x: Any, key: Any, train: bool) -> Any:
+    changes: bool = True
+    without_cache: list[str] = field(default_factory=list)
+
+    def observe(
+        self, name: str, child: Layer, params: Any, state: State, x: Any, key: Any, train: bool
+    ) -> Any:
+        """Applies a child, as `apply_child` does."""
         y, after = child.apply(params, state, x, key=key, train=train)
-        of_time = child.name in READS_TIME and not after and not (isinstance(x, dict) and "memory" in x)
-        forgetful.update({name: child.name} if of_time else {})
+        attends_elsewhere = isinstance(x, dict) and "memory" in x
+        if child.name in READ_TIME and not after and not attends_elsewhere:
+            self.without_cache.append(name)
         return y, after
 
-    def whole(params: Params, tokens: Any) -> tuple[Any, State]:
-        nonlocal same
-        # The state is not an argument: a cache's position is known, and the cache raises if it is too short.
-        with observing_children(see):
+
+def _check_network(apply: Apply, params: Params, state: State, prompt: Any, steps: int) -> bool:
+    """Traces the network on all tokens at once, and raises what can be known from that. True if it has a cache."""
+    batch, time = prompt.shape[0], prompt.shape[1] + steps - 1
+    state = jax.tree.map(jnp.asarray, state)
+    trace = Trace()
+
+    def evaluate(params: Params, tokens: Any) -> tuple[Any, State]:
+        # The state is not an argument: so the position in a cache is known, and a cache that is too short raises.
+        with observing_children(trace.observe):
             logits, after = apply(params, state, tokens)
         before, later = jax.tree.leaves(state), jax.tree.leaves(after)
-        same = len(before) == len(later) and all(a is b for a, b in zip(before, later, strict=True))
+        trace.changes = len(before) != len(later) or any(
+            a is not b for a, b in zip(before, later, strict=True)
+        )
         return logits, after
 
     tokens = jax.ShapeDtypeStruct((batch, time), jnp.int32)
-    logits, after = jax.eval_shape(whole, params, tokens)
+    logits, after = jax.eval_shape(evaluate, params, tokens)
     if getattr(logits, "shape", ())[:-1] != (batch, time) or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"sample: the network maps {check.describe(tokens)} to {check.describe(logits)}, wanted logits "
@@ -185,12 +192,12 @@ def _check_network(apply: Apply, params: Params, state: State, prompt: Any, step
         low, high = int(np.min(np.asarray(prompt))), int(np.max(np.asarray(prompt)))
         if not 0 <= low <= high < logits.shape[-1]:
             raise ValueError(f"sample: prompt has tokens {low} to {high}, wanted 0 to {logits.shape[-1] - 1}")
-    if not same and forgetful:
+    if trace.changes and trace.without_cache:
         raise ValueError(
-            f"sample: some layers keep a cache in the state but {sorted(forgetful)} do not, wanted one in each: "
-            "cache= in every attention, position and recurrent layer"
+            f"sample: some layers have a cache and {sorted(set(trace.without_cache))} have none, wanted cache= in "
+            "every attention, position and recurrent layer, or in none"
         )
-    return not same
+    return trace.changes
 
 
 def _kinds(tree: Any) -> Any:

@@ -280,7 +280,7 @@ def test_a_layer_without_its_cache_raises() -> None:
     other = rnn(fn.serial(fn.gru(4), fn.gru(4, cache=True)))
     for net, name in ((half, "learned_position_0"), (other, "gru_0")):
         params, state = jax.jit(net.init)(KEY, jax.ShapeDtypeStruct(PROMPT.shape, jnp.int32))
-        with pytest.raises(ValueError, match=rf"some layers keep a cache .* \['{name}'\] do not, wanted"):
+        with pytest.raises(ValueError, match=rf"some layers have a cache and \['{name}'\] have none, wanted"):
             fn.sample(net.apply, params, state, PROMPT, STEPS, KEY)
 
 

@@ -33,6 +33,15 @@ def test_import_loads_nothing_but_the_dependencies() -> None:
     assert not {"scipy", "multiprocessing", "http", "asyncio", "sqlite3", "jax.experimental"} & added
     # Of the standard library a few small modules, such as queue.
     assert len([name for name in added if name.split(".")[0] != "fnnet"]) <= 8
+    assert not {"fnnet.data", "fnnet.metrics", "fnnet.optim", "fnnet.train"} & added
+
+
+def test_parts_are_imported_when_they_are_used() -> None:
+    code = "import sys, fnnet as fn; fn.optim.adam; print(*(n in sys.modules for n in ('fnnet.optim', 'fnnet.train')))"
+    assert python(code).split() == ["True", "False"]
+    assert {"data", "dense", "metrics", "optim", "train"} <= set(dir(fn))
+    with pytest.raises(AttributeError, match="module 'fnnet' has no attribute 'optimizers'"):
+        fn.optimizers  # noqa: B018
 
 
 def test_import_starts_no_backend() -> None:

@@ -43,6 +43,8 @@ MISTAKES = [
     "net.init(key)",
     "net(params, x, train=True)",
     "net.aply(params, state, x)",
+    "fn.densse(4)",
+    "fn.optim.adamm(1.0)",
     "fn.dense(4, bias=False)",
     "fn.dense('4')",
     "fn.serial(fn.dense(4), 3)",

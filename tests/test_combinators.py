@@ -261,8 +261,8 @@ class TestParallel:
             ),
             ((fn.dense(1), fn.identity), "sum", r"(?m)must have one shape$"),  # no broadcasting by accident
             ((jnp.ravel, fn.identity), "sum", r"(?m)must have one shape$"),
-            ((jnp.transpose, fn.identity), "concatenate", "one shape but for the last axis"),
-            ((jnp.ravel, fn.identity), "concatenate", "one shape but for the last axis"),
+            ((jnp.transpose, fn.identity), "concatenate", "one shape except for the last axis"),
+            ((jnp.ravel, fn.identity), "concatenate", "one shape except for the last axis"),
         ],
     )
     def test_shapes_that_do_not_fit_together_raise(self, branches, merge, message):
@@ -327,7 +327,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"conv: input is float32\[5,3\]") as error:
             net.init(KEY, X)
         assert notes(error) == [
-            "in serial['conv_0'], input float32[5,3]",
+            "in residual['conv_0'], input float32[5,3]",
             "in serial['residual_0'], input float32[5,3]",
         ]
 

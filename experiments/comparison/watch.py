@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from experiments.comparison.ladder import evaluations_of, make_advance, make_start
 from experiments.comparison.methods import Method
 from experiments.comparison.problems import Problem
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -67,7 +67,7 @@ def watch(problem: Problem, method: Method, value: float, budget: int, seed: int
 
         def step(carry: Any, i: jax.Array) -> Any:
             order, now, done = carry
-            order, batch = take(order_key, order, i, train, problem.batch_size)
+            order, batch = next_batch(order_key, order, i, train, problem.batch_size)
             now, done = advance(now, done, batch, jax.random.fold_in(step_key, i), value)
             used = evaluations_of(now.opt_state, now.step).sum()
             place = now.params["theta"] if problem.surface else jnp.zeros(0)

@@ -177,7 +177,9 @@ def _states(problem: Problem, method: Method, seeds: tuple[int, ...]) -> Any:
         now = ladder.make_start(problem, method.optimizer)(start_key, 1.0)
         advance, order = ladder.make_advance(problem, method.optimizer, 100), jnp.zeros(512, jnp.int32)
         for i in range(2):
-            order, batch = ladder.take(order_key, order, jnp.int32(i), problem.data.train, problem.batch_size)
+            order, batch = ladder.next_batch(
+                order_key, order, jnp.int32(i), problem.data.train, problem.batch_size
+            )
             now, _ = advance(now, False, batch, step_key, 1.0)
         return now.opt_state
 

@@ -63,11 +63,11 @@ def test_a_grid_of_the_next_smaller_square() -> None:
         (("--seeds", 0), "--seeds 0 is too small"),
         (("--learning-rates", 0.1, 0.1), "--learning-rates 0.1 0.1, wanted two positive numbers"),
         (("--weight-decays", 0, 0.1), "--weight-decays 0.0 0.1, wanted two positive numbers"),
-        (("--halving", 21), "--halving 21, wanted 2 at least, and at most the 20 trials"),
+        (("--halving", 21), "--halving 21, wanted at least 2, and at most the 20 trials"),
         (("--devices", 1000), "--devices 1000 are more than the"),
         (("--batch-size", 5000), "--batch-size 5000 is more than the 1079 training examples"),
-        (("--resume", "not/there"), "--resume not/there is no folder"),
-        (("--resume", ".", "--out", "new"), "take one of them"),
+        (("--resume", "not/there"), "--resume not/there is not a folder"),
+        (("--resume", ".", "--out", "new"), "got --out and --resume, wanted one of them"),
         (("--out", "."), "--out . exists already"),
         (("--search", "bayes"), "--search"),
     ],
@@ -119,8 +119,8 @@ class TestBenchmark:
     @pytest.mark.parametrize(
         ("args", "said"),
         [
-            (("--runs", 8), "--runs 8 is no square"),
-            (("--counts", 1, 3), "--counts 3 is no square"),
+            (("--runs", 8), "--runs 8 is not a square"),
+            (("--counts", 1, 3), "--counts 3 is not a square"),
             (("--epochs", 0), "--epochs 0 is too small"),
         ],
     )

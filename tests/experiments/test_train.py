@@ -1,4 +1,4 @@
-"""The training recipes as a user runs them, small: files, going on, Ctrl-C, devices, what is refused."""
+"""The training recipes as a user runs them, small: files, resuming, Ctrl-C, devices, bad arguments."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import fnnet as fn
-from experiments import curves, recipe, train_digits, train_fashion_mnist
+from experiments import curves, fashion_mnist, recipe, train_digits, train_fashion_mnist
+from tests.arrays import normal
 from tests.experiments.run_command import exit_status
 
 SMALL = ("--epochs", 2, "--batch-size", 256)
@@ -83,7 +83,7 @@ class TestRun:
     ) -> None:
         assert run(monkeypatch, train_digits.main, *SMALL, "--folder", folder) == 2
         err = capsys.readouterr().err
-        assert "exists already: --resume goes on there" in err
+        assert "exists already: resume the run there with --resume" in err
         assert err.count("\n") == 1
 
     def test_going_on_with_another_batch_is_refused_and_forgotten(
@@ -145,8 +145,8 @@ class TestFashionMnist:
         draw = np.random.default_rng(0)
 
         def part(n: int) -> dict[str, Any]:
-            x = jnp.asarray(draw.uniform(size=(n, 8, 8, 1)), jnp.float32)
-            return {"x": x, "y": jnp.asarray(draw.integers(0, 10, n))}
+            x = draw.uniform(size=(n, 8, 8, 1)).astype(np.float32)
+            return {"x": x, "y": draw.integers(0, 10, n).astype(np.int32)}
 
         monkeypatch.setattr(fn.data, "fashion_mnist", lambda: fn.data.Dataset(part(12), part(4), part(4)))
 
@@ -175,7 +175,7 @@ class TestFashionMnist:
             (train_digits, ("--weight-decay", -1), "--weight-decay -1.0 is negative"),
             (train_digits, ("--devices", 0), "--devices 0 is too small"),
             (train_digits, ("--devices", 1000), "--devices 1000 is too many: JAX sees"),
-            (train_digits, ("--resume",), "--resume wants --folder"),
+            (train_digits, ("--resume",), "--resume is without --folder, wanted --folder"),
             (train_digits, ("--resume", "--folder", "no/such"), "--resume: there is no no/such/config.json"),
             (train_digits, ("--folder", "/dev/null"), "--folder /dev/null exists already"),
             (train_digits, ("--folder", "/dev/null/x"), "Not a directory"),
@@ -209,10 +209,10 @@ class TestFashionMnist:
         )
 
     def test_shift_and_mirror(self) -> None:
-        x = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
-        batch = {"x": jnp.repeat(x, 200, 0), "y": jnp.zeros(200, int)}
-        moved = np.asarray(jax.jit(train_fashion_mnist.shift_and_mirror)(jax.random.key(0), batch)["x"])
-        padded = np.pad(np.asarray(x[0, :, :, 0]), 2, constant_values=1.0)
+        x = np.arange(1.0, 17.0, dtype=np.float32).reshape(1, 4, 4, 1)
+        batch = {"x": np.repeat(x, 200, 0), "y": np.zeros(200, int)}
+        moved = np.asarray(jax.jit(fashion_mnist.shift_and_mirror)(jax.random.key(0), batch)["x"])
+        padded = np.pad(x[0, :, :, 0], 2, constant_values=1.0)
         windows = [padded[i : i + 4, j : j + 4] for i in range(5) for j in range(5)]
         possible = {w.tobytes() for window in windows for w in (window, window[:, ::-1])}
         seen = {picture[:, :, 0].tobytes() for picture in moved}
@@ -220,16 +220,16 @@ class TestFashionMnist:
         assert len(seen) > 40  # of 50, and 200 draws
 
     def test_smoothing(self) -> None:
-        logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 10)), jnp.float32)
-        log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+        logits = normal(3, 10)
+        log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
         wanted = -0.9 * log_p[np.arange(3), [1, 2, 3]] - 0.1 * log_p.mean(1)
-        got = train_fashion_mnist.smoothed_cross_entropy(logits, jnp.array([1, 2, 3]))
+        got = jax.jit(fashion_mnist.smoothed_cross_entropy)(logits, np.array([1, 2, 3]))
         np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
     @pytest.mark.parametrize(("model", "count"), [("mlp", 269_322), ("cnn", 421_834), ("resnet", 2_847_370)])
     def test_params(self, model: str, count: int) -> None:
-        net = train_fashion_mnist.network(model)
-        x = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+        net = fashion_mnist.network(model)
+        x = jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32)
         params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
         assert sum(p.size for p in jax.tree.leaves(params)) == pytest.approx(count, rel=0.1)
 
@@ -249,8 +249,8 @@ def test_a_config_of_another_program(
 ) -> None:
     for text, said in (
         ("{", "cannot be read"),
-        ("[]", "is of another program"),
-        ('{"config": {"colour": 1}, "earlier": []}', "is of another command: it has ['colour']"),
+        ("[]", "is from another program"),
+        ('{"config": {"colour": 1}, "earlier": []}', "is from another command: it has ['colour']"),
         ('{"config": {"epochs": 1}, "earlier": []}', "has no checkpoint"),
     ):
         (tmp_path / recipe.CONFIG).write_text(text)

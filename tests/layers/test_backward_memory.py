@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import fnnet as fn
-from fnnet.layers.convolution.window_max import window_max
+from fnnet.layers.convolution.max_pool_gradient import window_max
 
 
 def pools():

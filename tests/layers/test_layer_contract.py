@@ -357,8 +357,8 @@ class TestContract:
         named = {
             "serial": "in serial['conv_0'], input float32[3,4,4,2]",
             "parallel": "in parallel['dense_0']",
-            "residual": "in serial['dense_0']",
-            "on_x": "in serial['dense_0']",
+            "residual": "in residual['dense_0']",
+            "on_x": "in on_x['dense_0']",
         }
         assert named.get(layer.name, layer.name) in said
         assert any(f"float32[{','.join(map(str, leaf.shape))}]" in said for leaf in jax.tree.leaves(x))

@@ -1,4 +1,4 @@
-"""Params spread over eight devices: every optimizer's state is spread like them, and its updates are the same."""
+"""Params sharded over eight devices: every optimizer's state is sharded like them, and its updates are the same."""
 
 import os
 import subprocess

@@ -347,7 +347,7 @@ def test_dicts_through_a_network():
     assert jax.eval_shape(net, params, x).shape == (2, 2)
 
 
-NO_CELL = "is no Cell, wanted one, such as lstm_cell"
+NO_CELL = "is not a Cell, wanted one, such as lstm_cell"
 
 
 def test_what_is_no_cell():
@@ -501,7 +501,7 @@ def test_outputs_that_cannot_be_merged():
         fn.bidirectional(TOTAL, pooled, merge="sum")({}, x)
     flat = pooled._replace(step=lambda params, carry, x: (carry, x.sum(axis=-1)))
     with pytest.raises(
-        ValueError, match=r"backward float32\[2,3\]; to merge by concatenate .* but for the last axis"
+        ValueError, match=r"backward float32\[2,3\]; to merge by concatenate .* except for the last axis"
     ):
         fn.bidirectional(TOTAL, flat)({}, x)
 

@@ -1,6 +1,6 @@
 """`fit` on one device and on eight: the same curve, from memory and from a stream; stopped on some, resumed on others.
 
-This file is a program, too, for eight devices take a process of their own: `test_on_eight_devices` runs it.
+This file is also a program, since eight devices need a process of their own: `test_on_eight_devices` runs it.
 """
 
 import logging
@@ -208,7 +208,7 @@ def what_goes_wrong() -> None:
         fit(net=net, mesh=eight(), rules=FULL)
     for given, message in (
         ({"batch_size": 12}, r"batch_size=12, wanted a multiple of 8, the size of axis 'data' of the mesh {'data': 8}"),
-        (streams(12), r"spread: got float64\[12,6\], wanted a multiple of 8 examples"),
+        (streams(12), r"shard_batch: got float64\[12,6\], wanted a multiple of 8 examples"),
         ({"mesh": jax.make_mesh((8,), ("batch",))}, "the mesh is {'batch': 8}, wanted an axis \"data\""),
         ({"mesh": None, "rules": FULL}, "rules say how params are split over a mesh; pass mesh="),
         ({"rules": [("dens_0", P())]}, "rule 'dens_0' matches no param"),
@@ -228,6 +228,7 @@ CASES = (
 )
 
 
+@pytest.mark.slow
 def test_on_eight_devices() -> None:
     passes_on_eight_devices(__file__, CASES)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fnnet.layers.convolution.window_max import window_max
+from fnnet.layers.convolution.max_pool_gradient import window_max
 from tests.arrays import array
 
 # (space, window, strides, pads)

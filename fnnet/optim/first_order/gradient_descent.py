@@ -1,4 +1,4 @@
-"""Gradient descent with a line search: the learning rate is searched for anew at each step (Cauchy 1847)."""
+"""Gradient descent with a line search, which finds the learning rate at each step (Cauchy 1847)."""
 
 from typing import Any, NamedTuple
 
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like
-from fnnet.optim.second_order.line_search import LineSearch, along, backtracking, dot, scaled
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like
+from fnnet.optim.line_search import LineSearch, backtracking, dot, line_function, scale_direction
 
 
 class GradientDescentState(NamedTuple):
-    """What gradient descent with a line search remembers."""
+    """The state of gradient descent with a line search."""
 
     alpha: jax.Array  # float[], the step that the next search tries first
     evaluations: Evaluations  # all so far, the value and the gradient of each step included
@@ -32,25 +32,24 @@ def gradient_descent(
         alpha = line_search(a -> f(theta + a d)), which tries min(grow alpha, max_step) first
         theta <- theta + alpha d
 
-    Where the search finds no step the params stay, and the next one tries the same first step again.
+    If the search finds no step, the params stay, and the next search tries the same first step again.
 
     Args:
-        line_search: `backtracking` (Armijo), `wolfe`, either with other arguments, `partial(wolfe, c2=0.1)`, or any
-            function `(phi, phi(0), phi'(0), first step) -> Search`.
-        first_step: what the first search tries first, in the units of a learning rate.
-        grow: how many times longer than the last step the next first try is, so that steps can grow again;
-            at least 1.
-        max_step: bound of the first try, for objectives with no minimum.
+        line_search: `backtracking` (Armijo), `wolfe`, either of them with other arguments, such as `partial(wolfe,
+            c2=0.1)`, or any function `(phi, phi(0), phi'(0), first step) -> Search`.
+        first_step: the first try of the first search, in the units of a learning rate.
+        grow: the next search first tries this many times the last step, so that steps can grow again; at least 1.
+        max_step: upper bound of the first try, for objectives without a minimum.
 
-    Update needs `value`, `grad` and `value_fn`, which must be of the same batch: the search compares values, and
-    those of another batch, or of another dropout mask, differ by noise.
+    `update` needs `value`, `grad` and `value_fn`, all from the same batch. The search compares values, and those of
+    another batch, or of another dropout mask, differ by noise.
 
     Baseline: the rule in NumPy, and `optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(...))` or
-    `optax.scale_by_zoom_linesearch(...)`: the same params at each step in float64, to rounding.
+    `optax.scale_by_zoom_linesearch(...)`: the same params at each step, up to rounding in float64.
 
     Raises:
-        ValueError: first_step or max_step are negative, grow is less than 1; `update` is called without params,
-            value, grad or value_fn.
+        ValueError: first_step or max_step is negative; grow is less than 1; `update` is called without params, value,
+            grad or value_fn.
 
     Source: Cauchy 1847, "Méthode générale pour la résolution des systèmes d'équations simultanées"; Nocedal & Wright
     2006, "Numerical Optimization", chapter 3.
@@ -82,11 +81,13 @@ def gradient_descent(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GradientDescentState]:
-        needs("gradient_descent", params=params, value=value, grad=grad, value_fn=value_fn)
+        require("gradient_descent", params=params, value=value, grad=grad, value_fn=value_fn)
         d = jax.tree.map(jnp.negative, grads)
-        found = line_search(along(value_fn, params, d), value, dot(grad, d), state.alpha)
+        found = line_search(line_function(value_fn, params, d), value, dot(grad, d), state.alpha)
         alpha = jnp.where(found.step > 0, jnp.minimum(grow * found.step, max_step), state.alpha)
         evaluations = state.evaluations.plus(values=1, gradients=1).plus(*found.evaluations)
-        return scaled(found.step, d), GradientDescentState(like(alpha, state.alpha), evaluations)
+        return scale_direction(found.step, d), GradientDescentState(
+            cast_like(alpha, state.alpha), evaluations
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

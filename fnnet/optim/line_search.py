@@ -19,10 +19,10 @@ Phi: TypeAlias = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 class Search(NamedTuple):
     """What a line search found."""
 
-    step: jax.Array  # float[], how far to go along the direction; 0 where nothing better was found
+    step: jax.Array  # float[], how far to go along the direction; 0 if no better point was found
     value: jax.Array  # float[], phi(step)
     found: jax.Array  # bool[], the conditions hold at step
-    evaluations: Evaluations  # of phi: values, and gradients where slopes were used
+    evaluations: Evaluations  # of phi: values, and gradients if slopes were used
 
 
 # (phi, phi(0), phi'(0), first step to try) -> Search
@@ -30,7 +30,7 @@ LineSearch: TypeAlias = Callable[[Phi, jax.Array, jax.Array, Any], Search]
 
 
 def dot(a: Any, b: Any) -> jax.Array:
-    """The inner product of two trees, its real part, in float32 at least."""
+    """The real part of the inner product of two trees, in float32 at least."""
 
     def of_leaf(x: jax.Array, y: jax.Array) -> jax.Array:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -39,16 +39,18 @@ def dot(a: Any, b: Any) -> jax.Array:
     return sum(jax.tree.leaves(jax.tree.map(of_leaf, a, b)), jnp.zeros([], jnp.float32))
 
 
-def scaled(step: chex.Numeric, direction: Any) -> Any:
-    """step * direction in the dtypes of direction; 0 where the step is 0, even if the direction is not finite."""
+def scale_direction(step: chex.Numeric, direction: Any) -> Any:
+    """step * direction in the dtypes of the direction; 0 if the step is 0, even if the direction is not finite."""
     return jax.tree.map(lambda d: jnp.where(step == 0, jnp.zeros_like(d), times(step, d)), direction)
 
 
-def along(value_fn: Callable[[Any], jax.Array], params: Any, direction: Any) -> Phi:
-    """phi(a) = f(theta + a d), phi'(a) = grad f(theta + a d).d."""
+def line_function(value_fn: Callable[[Any], jax.Array], params: Any, direction: Any) -> Phi:
+    """The function of one number phi(a) = f(theta + a d), with phi'(a) = grad f(theta + a d).d."""
 
     def phi(step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, grad = jax.value_and_grad(value_fn)(optax.apply_updates(params, scaled(step, direction)))
+        value, grad = jax.value_and_grad(value_fn)(
+            optax.apply_updates(params, scale_direction(step, direction))
+        )
         return value, dot(jax.tree.map(jnp.conj, grad), direction)
 
     return phi
@@ -64,27 +66,27 @@ def backtracking(
     shrink: chex.Numeric = 0.5,
     max_evaluations: int = 30,
 ) -> Search:
-    """Backtracking: shorter steps until one gives sufficient decrease (Armijo's condition).
+    """Backtracking: shortens the step until it gives sufficient decrease (Armijo's condition).
 
         phi(a) <= phi(0) + c1 a phi'(0),   a = step, rho step, rho^2 step, ...
 
     Args:
         phi: step -> (value, slope); only the value is used.
         value: phi(0).
-        slope: phi'(0). Where it is not negative there is no decrease to find: the step is 0 at once.
-        step: the first one to try.
-        c1: share of the decrease along the tangent that is wanted, in [0, 1).
+        slope: phi'(0). If it is not negative there is no decrease to find, and the step is 0.
+        step: the first step to try.
+        c1: required fraction of the decrease along the tangent, in [0, 1).
         shrink: rho, in [0, 1).
-        max_evaluations: tries, at least 1; if none will do, the step is 0.
+        max_evaluations: number of tries, at least 1. If none satisfies the condition, the step is 0.
 
     Returns:
-        The step and what it took. A value that is not finite is no decrease.
+        The step and its evaluations. A value that is not finite counts as no decrease.
 
     Baseline: the rule in NumPy, equal in float64; `optax.scale_by_backtracking_linesearch(decrease_factor=shrink)`.
     SciPy's `line_search_armijo` chooses the next step by interpolation instead.
 
     Raises:
-        TypeError, ValueError: c1 or shrink are not in [0, 1), max_evaluations is no positive int.
+        TypeError, ValueError: c1 or shrink is not in [0, 1); max_evaluations is not a positive int.
 
     Source: Nocedal & Wright 2006, "Numerical Optimization", algorithm 3.1; Armijo 1966.
 
@@ -128,14 +130,14 @@ class Point(NamedTuple):
 class Bracket(NamedTuple):
     """The search of `wolfe` so far."""
 
-    low: Point  # the best end of the bracket
+    low: Point  # the better end of the bracket
     high: Point  # the other end, at infinity until there is one
     before: Point  # the end that was replaced last
-    last: Point  # tried last
+    last: Point  # the last one tried
     best: Point  # the lowest with sufficient decrease; step 0 if there is none
     tries: jax.Array  # int32[]
-    found: jax.Array  # bool[], last will do
-    stop: jax.Array  # bool[], no use to go on
+    found: jax.Array  # bool[], last satisfies the conditions
+    stop: jax.Array  # bool[], nothing left to search
 
 
 def wolfe(
@@ -152,43 +154,43 @@ def wolfe(
     precision: chex.Numeric = 1e-5,
     max_evaluations: int = 20,
 ) -> Search:
-    """A step that satisfies the strong Wolfe conditions: bracketing, then zoom.
+    """Finds a step that satisfies the strong Wolfe conditions: bracketing, then zoom.
 
         phi(a) <= phi(0) + c1 a phi'(0)         sufficient decrease
         |phi'(a)| <= c2 |phi'(0)|               the slope has flattened
 
-    Steps grow until two of them, `low` and `high`, bracket a step that will do (algorithm 3.5). low is the best so
-    far, and phi falls from it towards high. The next try is where the cubic through low, its slope, high and the
-    point before them is least; or the quadratic, where that is outside the bracket or within 20 % of its ends; or
-    the middle, where that one is, to within 10 % (algorithm 3.6). Bracketing is a zoom whose high is still at
-    infinity, so that both are one loop here.
+    Steps grow until two of them, `low` and `high`, bracket a step that satisfies the conditions (algorithm 3.5). low
+    is the best so far, and phi falls from it towards high. The next try is the minimum of the cubic through low, its
+    slope, high and the point before them. If that is outside the bracket or within 20 % of its ends, it is the
+    minimum of the quadratic; if that is outside or within 10 %, it is the middle (algorithm 3.6). Bracketing is
+    treated as a zoom with high at infinity, so that one loop does both.
 
     Args:
         phi: step -> (value, slope).
         value: phi(0).
-        slope: phi'(0). Where it is not negative there is no decrease to find: the step is 0 at once.
-        step: the first one to try.
+        slope: phi'(0). If it is not negative there is no decrease to find, and the step is 0.
+        step: the first step to try.
         c1: in [0, 1).
         c2: in [0, 1); 0.9 suits quasi-Newton methods, 0.1 conjugate gradients.
         grow: how many times longer the next step is while bracketing, at least 1.
-        max_step: no step is longer. The longest one is taken if phi still falls there.
-        approximate: near a minimum rounding hides the decrease of phi, but not that of its slope. Where phi(a) is
-            no more than phi(0) + approximate |phi(0)|, phi'(a) <= (2 c1 - 1) phi'(0) counts as sufficient decrease
-            (Hager & Zhang 2006, as in optax), and the slopes alone make the bracket while the values are as near to
-            each other. None: never, as in Nocedal & Wright and in SciPy.
-        precision: a bracket this narrow is not searched further if a step with sufficient decrease is known.
-        max_evaluations: tries, at least 1. Then the best step with sufficient decrease is taken, and if there is
-            none, the step is 0.
+        max_step: upper bound of the step. It is taken if phi still falls there.
+        approximate: near a minimum, rounding hides the decrease of phi, but not that of its slope. If phi(a) is no
+            more than phi(0) + approximate |phi(0)|, then phi'(a) <= (2 c1 - 1) phi'(0) counts as sufficient decrease
+            (Hager & Zhang 2006, as in optax), and while values are that close, the slopes alone decide the bracket.
+            None to disable this, as in Nocedal & Wright and SciPy.
+        precision: the search ends when the bracket is this narrow and a step with sufficient decrease is known.
+        max_evaluations: number of tries, at least 1. After that, the best step with sufficient decrease is taken; if
+            there is none, the step is 0.
 
     Returns:
-        The step and what it took. Where phi is not finite the step is too long.
+        The step and its evaluations. A step where phi is not finite counts as too long.
 
-    Baseline: `scipy.optimize.line_search`, the same step in float64 with approximate=None and precision=0, except
-    where the bracket's high is left of its low: SciPy's limits of 20 and 10 % do not hold there; and
-    `optax.scale_by_zoom_linesearch`, the same step with the same arguments where the search succeeds.
+    Baseline: `scipy.optimize.line_search`, the same step in float64 with approximate=None and precision=0, except if
+    high is left of low, where SciPy's limits of 20 and 10 % do not hold; and `optax.scale_by_zoom_linesearch`, the
+    same step with the same arguments if the search succeeds.
 
     Raises:
-        TypeError, ValueError: c1 or c2 are not in [0, 1), grow is less than 1, max_evaluations is no positive int.
+        TypeError, ValueError: c1 or c2 is not in [0, 1); grow is less than 1; max_evaluations is not a positive int.
 
     Source: Nocedal & Wright 2006, "Numerical Optimization", algorithms 3.5 and 3.6.
 
@@ -211,7 +213,7 @@ def wolfe(
     def search(now: Bracket) -> Bracket:
         low, high = now.low, now.high
         longer = jnp.minimum(jnp.where(now.tries == 0, step, grow * low.step), max_step)
-        a = jnp.where(jnp.isinf(high.step), longer, between(low, high, now.before)).astype(step.dtype)
+        a = jnp.where(jnp.isinf(high.step), longer, interpolate(low, high, now.before)).astype(step.dtype)
         new_value, new_slope = (jnp.asarray(x).astype(step.dtype) for x in phi(a))
         finite = jnp.isfinite(new_value) & jnp.isfinite(new_slope)
         new = Point(a, jnp.where(finite, new_value, jnp.inf), jnp.where(finite, new_slope, 0))
@@ -221,18 +223,18 @@ def wolfe(
         if approximate is not None:
             rounding = approximate * jnp.abs(value)
             enough |= (new.value <= value + rounding) & (new.slope <= (2 * c1 - 1) * slope)
-            rises &= jnp.abs(new.value - value) > rounding  # else the slopes alone lead
+            rises &= jnp.abs(new.value - value) > rounding  # otherwise the slopes alone decide
         found = enough & (jnp.abs(new.slope) <= c2 * jnp.abs(slope))
 
         too_far = ~enough | rises
         turned = ~too_far & (new.slope * jnp.sign(high.step - low.step) >= 0)
-        best = choose(decrease & (new.value <= now.best.value), new, now.best)
+        best = select_point(decrease & (new.value <= now.best.value), new, now.best)
         narrow = jnp.abs(high.step - low.step) <= precision
         longest = (a >= max_step) & jnp.isinf(high.step) & ~too_far & ~turned
         return Bracket(
-            low=choose(too_far, low, new),
-            high=choose(too_far, new, choose(turned, low, high)),
-            before=choose(too_far | turned, high, low),
+            low=select_point(too_far, low, new),
+            high=select_point(too_far, new, select_point(turned, low, high)),
+            before=select_point(too_far | turned, high, low),
             last=new,
             best=best,
             tries=now.tries + 1,
@@ -244,12 +246,12 @@ def wolfe(
     end = jax.lax.while_loop(
         searching, search, Bracket(start, nowhere, nowhere, start, start, jnp.zeros([], jnp.int32), no, no)
     )
-    taken = choose(end.found, end.last, end.best)
+    taken = select_point(end.found, end.last, end.best)
     return Search(taken.step, taken.value, end.found, no_evaluations().plus(end.tries, end.tries))
 
 
-def between(low: Point, high: Point, before: Point) -> jax.Array:
-    """The next step to try in a bracket: of a cubic, of a quadratic, or the middle. Values may be infinite."""
+def interpolate(low: Point, high: Point, before: Point) -> jax.Array:
+    """The next step to try in a bracket: from a cubic, from a quadratic, or the middle. Values can be infinite."""
     width = jnp.abs(high.step - low.step)
 
     def inside(a: jax.Array, margin: float) -> jax.Array:
@@ -268,12 +270,12 @@ def between(low: Point, high: Point, before: Point) -> jax.Array:
     return jnp.where(inside(cubic, 0.2), cubic, jnp.where(inside(quadratic, 0.1), quadratic, middle))
 
 
-def choose(condition: jax.Array, yes: Point, no: Point) -> Point:
-    """The one point or the other."""
+def select_point(condition: jax.Array, yes: Point, no: Point) -> Point:
+    """The point `yes` where the condition is True, otherwise `no`."""
     return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
 
 
 def as_floats(*numbers: chex.Numeric) -> list[jax.Array]:
-    """Numbers as arrays of one dtype, float32 at least, not weak."""
+    """The numbers as arrays of one dtype, float32 at least, not weakly typed."""
     dtype = jnp.result_type(jnp.float32, *(jnp.asarray(n).dtype for n in numbers[:2]))
     return [jnp.asarray(n).astype(dtype) for n in numbers]

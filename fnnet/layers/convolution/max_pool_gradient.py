@@ -1,4 +1,4 @@
-"""The largest element of each window, with a gradient that is fast on a CPU."""
+"""Max-pooling with a gradient that is fast on a CPU."""
 
 import math
 from functools import partial
@@ -14,22 +14,23 @@ Pads = tuple[tuple[int, int], ...]
 
 
 def window_max(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> jax.Array:
-    """The largest element of each window of x (batch, *space, channels); numbers for each spatial axis.
+    """The largest element of each window of x (batch, *space, channels).
 
         y[i, c] = max_k x[i * stride + k - low, c]
 
-    Its gradient goes to one element of the input, the first of the largest.
+    window, strides and pads have one entry per spatial axis. The gradient of a window goes to a single element:
+    its largest one, or the first of several equal ones.
     """
     if math.prod(window) <= 16:
         return _window_max(x, window, strides, pads)
-    # Axis by axis, the last first: as many operations as the sum of the sizes, not their product.
+    # One axis at a time, the last one first: the number of operations is the sum of the sizes, not their product.
     for axis in reversed(range(len(window))):
         one = [tuple(n if i == axis else 1 for i, n in enumerate(sizes)) for sizes in (window, strides)]
         x = _window_max(x, one[0], one[1], tuple(p if i == axis else (0, 0) for i, p in enumerate(pads)))
     return x
 
 
-# `lax.reduce_window` is the plain formula, and the reference in the tests. JAX's gradient of it takes 25 times as
+# `lax.reduce_window` computes the same and is the reference in the tests. Its gradient in JAX takes 25 times as
 # long on a CPU (2x2 windows of 128x24x24x32: 32 ms, this one 1.3 ms; jax 0.10.1, two cores).
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _window_max(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> jax.Array:
@@ -45,7 +46,7 @@ def _derivative(
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     y, *others = _elements(_pad(x, pads, -np.inf), window, strides)
-    # Where all elements are -inf it is the first that is not padding.
+    # Where all elements are -inf, the gradient goes to the first one that is not padding.
     real = jnp.ones((1, *x.shape[1:-1], 1), bool)
     real = jnp.stack(_elements(_pad(real, pads, False), window, strides))
     which = jnp.broadcast_to(jnp.argmax(real, axis=0).astype(jnp.int32), y.shape)
@@ -68,7 +69,7 @@ def _pad(x: jax.Array, pads: Pads, value: float) -> jax.Array:
 def _elements(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> list[jax.Array]:
     """The k-th element of every window, for each k in the window's order."""
     if window == strides:
-        # Windows side by side are a reshape, twice as fast as slices with strides.
+        # Windows that do not overlap are a reshape, twice as fast as strided slices.
         counts = [n // w for n, w in zip(x.shape[1:-1], window, strict=True)]
         x = x[(slice(None), *(slice(n * w) for n, w in zip(counts, window, strict=True)))]
         split = [n for pair in zip(counts, window, strict=True) for n in pair]

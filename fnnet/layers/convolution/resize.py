@@ -244,7 +244,7 @@ def _check_pad_arguments(widths: Any, mode: str) -> None:
 def _check_pad(x: Any, widths: Any, mode: str) -> Pads:
     """The padding (low, high) of each spatial axis. Raises if it does not fit the input."""
     axes = spatial_axes("pad", x)
-    pads = ((widths, widths),) * axes if isinstance(widths, int | np.integer) else tuple(widths)
+    pads: Pads = ((int(widths),) * 2,) * axes if isinstance(widths, int | np.integer) else tuple(widths)
     if len(pads) != axes:
         raise ValueError(f"pad: widths={widths!r} and {axes} spatial axes, wanted a pair for each")
     for n, pair in zip(x.shape[1:-1], pads, strict=True):

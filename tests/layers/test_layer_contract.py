@@ -258,7 +258,7 @@ class TestContract:
 
     def test_keys_of_init_matter_only_where_something_is_drawn(self, name: str) -> None:
         _, layer, params, _, x = prepared(name)
-        other, _ = layer.init(jax.random.key(1), x)
+        params, (other, _) = jax.device_get((params, layer.init(jax.random.key(1), x)))
         weights = [leaf for leaf in jax.tree.leaves(params) if np.std(leaf) > 0]
         others = [leaf for leaf in jax.tree.leaves(other) if np.std(leaf) > 0]
         assert all(not np.array_equal(a, b) for a, b in zip(weights, others, strict=True))
@@ -304,9 +304,9 @@ class TestContract:
     def test_the_rows_of_a_batch_do_not_meet_in_eval(self, name: str) -> None:
         _, _, params, state, x = prepared(name)
         whole, _ = evaluated(name, params, state, x)
-        others = jax.tree.map(lambda a: np.concatenate([a[:1], np.repeat(a[-1:], len(a) - 1, 0)]), x)
+        others = each(lambda a: np.concatenate([a[:1], np.repeat(a[-1:], len(a) - 1, 0)]), x)
         first, _ = evaluated(name, params, state, others)
-        close(*(jax.tree.map(lambda a: a[:1], y) for y in (whole, first)), rtol=1e-6)
+        close(*(each(lambda a: a[:1], y) for y in (whole, first)), rtol=1e-6)
 
     def test_half_precision(self, name: str) -> None:
         """bfloat16 and float16, in one program."""
@@ -369,7 +369,7 @@ class TestContract:
             return
         dtype = np.float32 if case.integer else np.int32
         with pytest.raises(TypeError, match=r"wanted (floating|integer)"):
-            jax.eval_shape(layer.apply, params, state, jax.tree.map(lambda a: a.astype(dtype), x))
+            jax.eval_shape(layer.apply, params, state, each(lambda a: a.astype(dtype), x))
 
     def test_params_of_another_network_raise(self, name: str) -> None:
         _, layer, params, state, x = prepared(name)

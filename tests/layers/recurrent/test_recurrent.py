@@ -367,7 +367,7 @@ def test_what_is_no_cell():
 def test_what_is_no_layer():
     with pytest.raises(
         TypeError,
-        match=r"a layer is a fnnet.Layer or .*, got Cell\(.*write recurrent\(gru_cell",
+        match=r"a layer is a fnnet.Layer or .*, got gru_cell\(2\); write recurrent\(gru_cell",
     ):
         fn.serial(fn.gru_cell(2))
     with pytest.raises(TypeError, match=r"gru: features=.*, wanted a positive int"):

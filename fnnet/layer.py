@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import Parameter, signature
+from numbers import Real
 from types import FunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -204,6 +205,8 @@ def _show(value: Any) -> str:
         return _in_parentheses("partial", [*map(_show, (value.func, *value.args)), *keywords])
     if hasattr(value, "__name__"):  # a function, a type
         return _name_of(value)
+    if isinstance(value, Real):  # NumPy's, too
+        return str(value)
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return check.describe(value)
     if isinstance(value, Mapping):

@@ -63,8 +63,8 @@ def sharpened(params: Any) -> Any:
 
 def started(name: str) -> tuple[fn.Layer, Any, Any, Any]:
     net, plain = NETS[name]
-    params, state = jax.jit(net.init)(jax.random.key(1), jax.ShapeDtypeStruct(PROMPT.shape, jnp.int32))
-    wanted = jax.eval_shape(plain.init, KEY, jax.ShapeDtypeStruct(PROMPT.shape, jnp.int32))[0]
+    params, state = jax.jit(net.init)(jax.random.key(1), PROMPT)
+    wanted = jax.eval_shape(plain.init, KEY, PROMPT)[0]
     assert jax.tree.structure(params) == jax.tree.structure(wanted)
     return net, sharpened(params), state, plain
 
@@ -143,7 +143,7 @@ def test_the_state_may_be_that_after_a_text() -> None:
 
 def test_a_prompt_without_a_batch() -> None:
     net = NETS["gru"][0]
-    params, state = jax.jit(net.init)(jax.random.key(1), jax.ShapeDtypeStruct((1, 4), jnp.int32))
+    params, state = jax.jit(net.init)(jax.random.key(1), PROMPT[:1])
     alone = fn.sample(net.apply, params, state, PROMPT[0], STEPS, KEY)
     assert (alone.shape, alone.dtype) == ((STEPS,), jnp.int32)
     np.testing.assert_array_equal(alone, fn.sample(net.apply, params, state, PROMPT[:1], STEPS, KEY)[0])
@@ -279,7 +279,7 @@ def test_a_layer_without_its_cache_raises() -> None:
     )
     other = rnn(fn.serial(fn.gru(4), fn.gru(4, cache=True)))
     for net, name in ((half, "learned_position_0"), (other, "gru_0")):
-        params, state = jax.jit(net.init)(KEY, jax.ShapeDtypeStruct(PROMPT.shape, jnp.int32))
+        params, state = jax.jit(net.init)(KEY, PROMPT)
         with pytest.raises(ValueError, match=rf"some layers have a cache and \['{name}'\] have none, wanted"):
             fn.sample(net.apply, params, state, PROMPT, STEPS, KEY)
 

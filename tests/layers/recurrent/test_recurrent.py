@@ -367,12 +367,12 @@ def test_what_is_no_cell():
 def test_what_is_no_layer():
     with pytest.raises(
         TypeError,
-        match=r"a layer is a fnnet.Layer or .*, got Cell\(.*write recurrent\(gru_cell",
+        match=r"a layer is a fnnet.Layer or .*, got gru_cell\(2\); write recurrent\(gru_cell",
     ):
         fn.serial(fn.gru_cell(2))
     with pytest.raises(TypeError, match=r"gru: features=.*, wanted a positive int"):
         fn.serial(fn.gru_cell).init(KEY, ones((1, 2, 3)))
-    with pytest.raises(TypeError, match="gru makes a layer and is none"):
+    with pytest.raises(TypeError, match="got gru, a function that makes a layer; wanted a layer"):
         fn.serial(fn.gru)
 
 

@@ -28,7 +28,7 @@ def path(part: Any, dtype: Any = np.float32, steps: int = STEPS) -> Any:
     optimizer, params, rows = optax.chain(fn.optim.momentum(0.1), part), params_of(dtype), []
     state = optimizer.init(params)
     for step in range(steps):
-        grads = each(lambda p, step=step: (p + np.sin(3.0 * step)).astype(p.dtype), params)
+        grads = each(lambda p, step=step: jnp.asarray((p + np.sin(3.0 * step)).astype(p.dtype)), params)
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         rows.append((params, fn.optim.averaged_params(state)))

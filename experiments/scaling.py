@@ -31,8 +31,8 @@ from rich.table import Table
 import fnnet as fn
 from experiments.benchmarks.side_by_side import difference
 from experiments.command_line import devices, fail, new_folder, parse, progress_on
-from experiments.comparison.panels import BLUE, GREY, STYLE, WIDTH
-from experiments.comparison.results import environment, whole
+from experiments.plotting import BLUE, GREY, STYLE, WIDTH
+from experiments.results_folder import complete_folder, environment
 from experiments.train_fashion_mnist import network
 
 COMMAND = "scaling"
@@ -219,7 +219,7 @@ def main() -> None:
         console.print(f"{note}: the first table is about its last column.")
 
     out = config.out or new_folder(COMMAND)
-    with whole(out) as folder:
+    with complete_folder(out) as folder:
         settings = {
             name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()
         }

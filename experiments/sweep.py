@@ -17,7 +17,7 @@ from rich.console import Console
 
 import fnnet as fn
 from experiments.command_line import fail, new_folder, parse
-from experiments.comparison.results import environment
+from experiments.results_folder import environment
 from fnnet.atomic import write_atomically
 from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
 from fnnet.train.sweep.trials import order_of

@@ -1,4 +1,4 @@
-"""The terminal: a command line from a dataclass, where a bad value gives one line and exit status 2; a progress bar."""
+"""What commands share: options from a dataclass, errors in one line with exit status 2, a progress bar, devices."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def parse(config: type[T], command: str, default: T | None = None) -> T:
-    """The command line as an instance of the dataclass `config`, by tyro; what is not on it is as in `default`."""
+    """The command line as an instance of the dataclass `config`, by tyro. Options not given are as in `default`."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -43,8 +43,8 @@ def parse(config: type[T], command: str, default: T | None = None) -> T:
 
 
 def _reason(box: str) -> str:
-    """Why tyro refuses, out of what it prints."""
-    # A title, the reason, advice: in a box, or between rules where the terminal has no lines.
+    """The reason why tyro refuses a command line, taken from what it prints."""
+    # A title, the reason, advice: in a box, or between rules if the terminal can't draw boxes.
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]
     rules = [*(i for i, line in enumerate(lines) if not set(line) - set("─-")), len(lines)]
     first = 1 if rules[0] == 0 else 0
@@ -58,14 +58,14 @@ def fail(command: str, reason: str) -> NoReturn:
 
 
 def progress_on(console: Console) -> Progress:
-    """A bar with what is being done, how much of it is, and the time it took and will take."""
+    """A progress bar with a description, a count, the time so far and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
 @contextlib.contextmanager
 def failing(command: str, *errors: type[Exception]) -> Iterator[None]:
-    """Such an error ends the program as `fail` does; Ctrl-C ends it with one line and status 130, as in a shell."""
+    """These errors end the program like `fail`. Ctrl-C ends it with one line and status 130, as in a shell."""
     try:
         yield
     except errors as error:
@@ -76,14 +76,15 @@ def failing(command: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def devices(command: str, count: int | None, *, of_a_cpu: int | None = None) -> list[jax.Device]:
-    """So many devices, all there are by default. To be called before JAX has used one.
+    """The first `count` devices, by default all. Call this before JAX has used a device.
 
-    A CPU is cut into `count`, by default `of_a_cpu`: that shows that a program is right, not that it is faster.
+    A CPU is split into `count` devices (by default `of_a_cpu`). That tests whether a program is correct on several
+    devices, but does not make it faster.
     """
     if count is not None and count < 1:
         fail(command, f"--devices {count} is too small, wanted at least 1")
     if parts := count or of_a_cpu:
-        # Once JAX has devices, this cannot change, and what there is must do.
+        # Once JAX has used its devices, their number can't change.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", parts)
     found = jax.devices()
@@ -93,5 +94,5 @@ def devices(command: str, count: int | None, *, of_a_cpu: int | None = None) -> 
 
 
 def new_folder(command: str) -> Path:
-    """The name of one under runs/, with the time in it."""
+    """A new name under runs/: the command and the time."""
     return Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,10 +1,10 @@
 """Trains one network with each hand-written optimizer and with its optax twin, and shows how they compare.
 
-Both start from the same weights and see the same batches; all learning rates and seeds of an optimizer are one
-compiled program. It prints a table and writes a report with pictures into a new folder under runs/.
+Both start from the same weights and see the same batches. All learning rates and seeds of an optimizer are one
+compiled program. The command prints a table and writes a report with pictures into a new folder under runs/.
 
-With --problems it compares optimizers with one another instead, on a ladder of problems (comparison/protocol.py says
-how); with --explain it shows how one of them works.
+With --problems, it compares optimizers with one another instead, on a ladder of problems (comparison/ladder/tuning.py
+says how). With --explain, it shows how one of them works.
 """
 
 import dataclasses
@@ -19,15 +19,18 @@ from rich.console import Console
 
 import fnnet as fn
 from experiments.command_line import fail, new_folder, parse, progress_on
-from experiments.comparison import climb, pictures, report
 from experiments.comparison.explain import explain
-from experiments.comparison.methods import methods
-from experiments.comparison.problems import PROBLEMS
-from experiments.comparison.results import Result, row, whole, write_csv, write_json
-from experiments.comparison.twin_job import compare, table
+from experiments.comparison.ladder import run as ladder
+from experiments.comparison.ladder.problems import PROBLEMS
+from experiments.comparison.ladder.search_spaces import tunable_optimizers
+from experiments.comparison.twins import report
+from experiments.comparison.twins.measure import measure
+from experiments.comparison.twins.results import is_equal, row, terminal_table
+from experiments.compilation_cache import use_compilation_cache
+from experiments.results_folder import complete_folder
 
 COMMAND = "compare_optimizers"
-# A minute and a half on two cores; the whole family takes about three times as long.
+# These take a minute and a half on two cores. All optimizers take about three times as long.
 CLASSIC = (
     "sgd",
     "momentum",
@@ -47,38 +50,38 @@ CLASSIC = (
 class Config:
     """Trains one network with each hand-written optimizer and with its optax twin, and shows how they compare.
 
-    Both start from the same weights and see the same batches; all learning rates and seeds of an optimizer are one
-    compiled program. The exit status is 1 where the params of twins differ by more than --max-ulp.
+    Both start from the same weights and see the same batches. All learning rates and seeds of an optimizer are one
+    compiled program. The exit status is 1 if the params of twins differ by more than --max-ulp.
 
-    With --problems it compares optimizers with one another: one budget, equal trials, tuned and tested on different
-    seeds. With --explain it shows how one of them works.
+    With --problems, it compares optimizers with one another: the same budget and the same number of trials for each,
+    tuned and tested on different seeds. With --explain, it shows how one of them works.
     """
 
     optimizers: tuple[str, ...] = CLASSIC
-    """Which optimizers, by name; "all" for all there are: more than by default, which takes longer."""
+    """Names of the optimizers, or "all". The default is a selection; all of them take longer."""
     data: Literal["digits", "fashion-mnist", "two-spirals"] = "digits"
-    """What is learnt. Only fashion-mnist is not part of a dependency, see fnnet.data.fashion_mnist."""
+    """The data set. Only fashion-mnist needs files, see fnnet.data.fashion_mnist."""
     model: Literal["mlp", "cnn"] = "mlp"
     """A fully connected network, or a convolutional one (for images)."""
     seeds: int = 5
-    """How many seeds; each draws other weights and batches."""
+    """Number of seeds. Each has its own weights and batches."""
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-    """Which learning rates; the best is chosen on the validation part."""
+    """The learning rates to try. The best one is chosen on the validation part."""
     steps: int = 500
-    """Updates of each run. Evaluations are up to 20, evenly spread: as many as divide it."""
+    """Updates per run. There are up to 20 evaluations, evenly spaced: the largest number that divides the steps."""
     batch_size: int = 64
-    """Examples a batch. (With --problems, each has its own.)"""
+    """Examples per batch. (With --problems, each problem has its own.)"""
     max_ulp: float = 0.0
-    """The largest difference of twins' params that passes, in units in the last place."""
+    """The largest difference between twins' params that passes, in units in the last place."""
     out: Path | None = None
-    """Folder of the report, new; runs/compare_optimizers-DATE-TIME unless given."""
+    """Folder of the report. It must not exist. The default is runs/compare_optimizers-DATE-TIME."""
     problems: tuple[str, ...] = ()
-    """Compare optimizers with one another on these problems, "all" for all there are, instead of with their twins:
-    --optimizers, --seeds, --out and the options below count, the others do not."""
+    """Compare optimizers with one another on these problems, or on "all", instead of with their twins. Only
+    --optimizers, --seeds, --out and the options below apply."""
     budget: int = 1000
-    """Evaluations a run: each value, gradient and product with a Hessian or Jacobian counts 1."""
+    """Evaluations per run. Each value, gradient and product with a Hessian or Jacobian counts as 1."""
     trials: int = 10
-    """Values of the learning rate (or damping, sigma) that are tried: the default, then log-uniform draws."""
+    """Values of the learning rate (or damping, or sigma) to try: the default, then log-uniform draws."""
     reference: str = "adam"
     """The optimizer that the others' scores are compared with."""
     explain: str | None = None
@@ -110,27 +113,28 @@ def network(config: Config) -> fn.Layer:
     return fn.serial(fn.flatten, fn.dense(64), fn.relu, fn.dense(10))
 
 
-def chosen(config: Config) -> Config:
-    """With names in place of "all"; of what is unknown, the first name is said."""
-    known = list(methods()) if config.problems else list(fn.optim.TWINS)
+def with_names(config: Config) -> Config:
+    """The config with all names in place of "all". The first unknown name ends the program."""
+    known = list(tunable_optimizers()) if config.problems else list(fn.optim.TWINS)
     optimizers = tuple(known) if config.optimizers == ("all",) else config.optimizers
     problems = tuple(PROBLEMS) if config.problems == ("all",) else config.problems
-    for option, names, wanted in (
+    everything = list(tunable_optimizers())
+    for option, names, allowed in (
         ("optimizers", optimizers, known),
         ("problems", problems, list(PROBLEMS)),
-        ("explain", [config.explain] if config.explain is not None else [], list(methods())),
-        ("reference", [config.reference] if problems else [], list(methods())),
+        ("explain", [config.explain] if config.explain is not None else [], everything),
+        ("reference", [config.reference] if problems else [], everything),
     ):
-        if unknown := [name for name in names if name not in wanted]:
-            fail(COMMAND, f"--{option} {unknown[0]} is unknown, wanted some of {', '.join(wanted)}")
+        if unknown := [name for name in names if name not in allowed]:
+            fail(COMMAND, f"--{option} {unknown[0]} is unknown, wanted one of {', '.join(allowed)}")
     if config.explain is not None and problems:
-        fail(COMMAND, "--explain and --problems are two jobs: take one of them")
+        fail(COMMAND, "--explain and --problems can't be used together, wanted only one of them")
     return dataclasses.replace(config, optimizers=optimizers, problems=problems)
 
 
 def check(config: Config) -> None:
     if not config.optimizers or not config.learning_rates:
-        fail(COMMAND, "--optimizers and --learning-rates want at least one value each")
+        fail(COMMAND, "--optimizers and --learning-rates: got no value, wanted at least one for each")
     for option in ("seeds", "steps", "batch_size", "budget", "trials"):
         if getattr(config, option) < 1:
             fail(
@@ -140,98 +144,96 @@ def check(config: Config) -> None:
     if bad := [rate for rate in config.learning_rates if not (rate > 0 and math.isfinite(rate))]:
         fail(COMMAND, f"--learning-rates {bad[0]} is not a positive number")
     if config.model == "cnn" and config.data == "two-spirals":
-        fail(COMMAND, "--model cnn wants images, and --data two-spirals has points: take --model mlp")
+        fail(COMMAND, "--model cnn wants images, but --data two-spirals has points: use --model mlp")
     if config.out is not None and config.out.exists():
-        fail(COMMAND, f"--out {config.out} exists already, wanted the name of a new folder")
+        fail(COMMAND, f"--out {config.out} already exists, wanted the name of a new folder")
     for name in config.problems:
-        # What was asked for by name must be possible; of "all" the rest is left out.
-        impossible = climb.too_large(PROBLEMS[name](), config.optimizers)
-        if impossible and len(config.optimizers) < len(methods()):
+        # An optimizer asked for by name must fit the problem. With "all", those that do not fit are left out.
+        impossible = ladder.too_large(PROBLEMS[name](), config.optimizers)
+        if impossible and len(config.optimizers) < len(tunable_optimizers()):
             fail(COMMAND, next(iter(impossible.values())))
 
 
 def main() -> None:
-    config = chosen(parse(Config, f"python -m experiments.{COMMAND}"))
+    config = with_names(parse(Config, f"python -m experiments.{COMMAND}"))
     check(config)
+    use_compilation_cache()
     console = Console()
     if config.explain is not None:
-        explain(console, config.explain, methods()[config.explain])
+        explain(console, config.explain, tunable_optimizers()[config.explain])
         return
     device = jax.devices()[0]
     console.print(
         f"fnnet {fn.__version__}, jax {jax.__version__}, on {device.device_kind} ({device.platform})"
     )
     if config.problems:
-        run_ladder(console, config)
-        return
+        compare_on_problems(console, config)
+    else:
+        compare_with_twins(console, config)
+
+
+def compare_with_twins(console: Console, config: Config) -> None:
     data, net = load(config), network(config)
     if config.batch_size > len(data.train["y"]):
         fail(
             COMMAND,
-            f"--batch-size {config.batch_size} is more than the {len(data.train['y'])} training examples",
+            f"--batch-size {config.batch_size} is too large, wanted at most the {len(data.train['y'])} training "
+            "examples",
         )
-
     began = time.perf_counter()
     sizes: dict[str, Any] = {
         name: getattr(config, name) for name in ("learning_rates", "seeds", "steps", "batch_size")
     }
     with progress_on(console) as progress:
         progress.add_task("starting", total=4 * len(config.optimizers))
-        results = [compare(name, net, data, progress, **sizes) for name in config.optimizers]
+        results = [measure(name, net, data, progress, **sizes) for name in config.optimizers]
 
     rows = [row(result) for result in results]
     title = f"{config.model} on {config.data}, {config.seeds} seeds, {config.steps} steps"
-    console.print(table(rows, title, config.max_ulp))
+    console.print(terminal_table(rows, title, config.max_ulp))
     console.print(
-        "Rates were chosen on the validation part. Accuracy: median over the seeds (lowest-highest). diff: the "
-        "largest difference of a parameter from its twin's over all runs and steps, in units in the last place. "
-        "time: of one update, fnnet's over optax's. compile: of that update, fnnet's."
+        "The best rate is chosen on the validation part. Accuracy: median of the seeds (lowest-highest). diff: the "
+        "largest difference between a parameter and its twin's over all runs and steps, in units in the last place. "
+        "time: of one update, fnnet's divided by optax's. compile: seconds to compile fnnet's update."
     )
     if any(r.on_edge for r in rows):
-        console.print("* the first or the last rate that was tried: a better one may lie beyond.")
+        console.print("* The lowest or highest rate that was tried: a better one may lie outside.")
 
-    out = folder_of(config)
-    write(out, config, results)
-    console.print(f"{time.perf_counter() - began:.0f} s; report: {out / 'report.html'}", soft_wrap=True)
+    out = config.out or new_folder(COMMAND)
+    with complete_folder(out) as partial:
+        report.write(partial, settings_of(config), results)
+    print_end(console, out, began)
 
-    if broken := [r.optimizer for r in rows if not r.ulp <= config.max_ulp]:
+    if broken := [r.optimizer for r in rows if not is_equal(r, config.max_ulp)]:
         print(
-            f"parity broken: {', '.join(broken)} differ by more than {config.max_ulp:g} ulp", file=sys.stderr
+            f"parity is broken: {', '.join(broken)} differ by more than {config.max_ulp:g} ulp",
+            file=sys.stderr,
         )
         raise SystemExit(1)
 
 
-def run_ladder(console: Console, config: Config) -> None:
+def compare_on_problems(console: Console, config: Config) -> None:
     began = time.perf_counter()
-    outcomes = climb.climb(
+    outcomes = ladder.run(
         *(console, config.problems, config.optimizers),
         budget=config.budget,
         trials=config.trials,
         seeds=config.seeds,
     )
-    climb.show(console, outcomes, config.reference, began)
-    out = folder_of(config)
-    with whole(out) as partial:
-        climb.write(partial, settings_of(config), outcomes, console)
+    ladder.show(console, outcomes, config.reference)
+    console.print(f"{time.perf_counter() - began:.0f} s so far, now drawing the pictures")
+    out = config.out or new_folder(COMMAND)
+    with complete_folder(out) as partial:
+        ladder.write(partial, settings_of(config), outcomes, console)
+    print_end(console, out, began)
+
+
+def print_end(console: Console, out: Path, began: float) -> None:
     console.print(f"{time.perf_counter() - began:.0f} s; report: {out / 'report.html'}", soft_wrap=True)
-
-
-def folder_of(config: Config) -> Path:
-    return config.out or new_folder(COMMAND)
 
 
 def settings_of(config: Config) -> dict[str, object]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-
-
-def write(out: Path, config: Config, results: list[Result]) -> None:
-    """The folder of the report, whole or not at all."""
-    with whole(out) as partial:
-        settings = settings_of(config)
-        write_json(partial / "results.json", settings, results)
-        write_csv(partial / "curves.csv", results)
-        drawn = pictures.draw(partial, results)
-        report.write(partial / "report.html", settings, results, drawn)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.comparison.panels import BLUE, ORANGE, STYLE, WIDTH, log_axis
+from experiments.plotting import BLUE, ORANGE, STYLE, WIDTH, log_axis
 
 
 def draw_curves(history: Mapping[str, np.ndarray], file: Path, title: str) -> None:
@@ -29,7 +29,7 @@ def draw_curves(history: Mapping[str, np.ndarray], file: Path, title: str) -> No
             ax.plot(epochs, train, color=ORANGE, marker=dot, label="training")
             ax.plot(epochs, valid, color=BLUE, marker=dot, label="validation")
             both = np.concatenate([train, valid])
-            log_axis(ax, both, plain=name == "accuracy" or both.min() > 0.05)
+            log_axis(ax, both)
             ax.set_ylabel(label)
         error.set_xlabel("epoch")
         error.xaxis.set_major_locator(MaxNLocator(6, integer=epochs[-1] > 3))

@@ -13,8 +13,8 @@ import jax
 
 import fnnet as fn
 from experiments.command_line import devices, fail, failing, new_folder, parse
-from experiments.comparison.results import environment, strict
 from experiments.curves import draw_curves
+from experiments.results_folder import environment, strict
 from fnnet.atomic import write_atomically
 
 T = TypeVar("T")

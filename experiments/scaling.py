@@ -31,10 +31,10 @@ from rich.table import Table
 import fnnet as fn
 from experiments.benchmarks.agreement import difference
 from experiments.command_line import devices, fail, new_folder, parse, progress_on
-from experiments.comparison.panels import BLUE, GREY, STYLE, WIDTH
-from experiments.comparison.results import environment, whole
 from experiments.compilation_cache import use_compilation_cache
 from experiments.fashion_mnist import network
+from experiments.plotting import BLUE, GREY, STYLE, WIDTH
+from experiments.results_folder import complete_folder, environment
 
 COMMAND = "scaling"
 SPEEDS = 4  # timed stretches of a run, after the one in which it compiles
@@ -223,7 +223,7 @@ def main() -> None:
         console.print(f"{note}; only the last column of the first table counts.")
 
     out = config.out or new_folder(COMMAND)
-    with whole(out) as folder:
+    with complete_folder(out) as folder:
         settings = {
             name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()
         }

@@ -18,8 +18,8 @@ from rich.console import Console
 
 import fnnet as fn
 from experiments.command_line import fail, new_folder, parse
-from experiments.comparison.results import environment
 from experiments.compilation_cache import use_compilation_cache
+from experiments.results_folder import environment
 from fnnet.atomic import write_atomically
 from fnnet.train.sweep.halving import rank_trials
 from fnnet.train.sweep.plots import parallel_coordinates, sensitivity

@@ -35,7 +35,7 @@ from rich.table import Table
 import fnnet as fn
 from experiments.benchmarks import agreement
 from experiments.command_line import fail, parse
-from experiments.comparison.results import environment
+from experiments.results_folder import environment
 from experiments.timing import compare
 from fnnet.train.fit.saving import SAVING_SHARE
 

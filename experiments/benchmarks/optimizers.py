@@ -20,7 +20,7 @@ from rich.table import Table
 
 import fnnet as fn
 from experiments.command_line import fail, parse
-from experiments.comparison.results import environment
+from experiments.results_folder import environment
 from experiments.timing import compile_time, interleaved
 
 COMMAND = "experiments.benchmarks.optimizers"

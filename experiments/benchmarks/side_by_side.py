@@ -18,7 +18,7 @@ from rich.table import Table
 
 from experiments.benchmarks.agreement import AGREE, difference, flat
 from experiments.command_line import fail
-from experiments.comparison.results import environment
+from experiments.results_folder import environment
 from experiments.timing import compare, in_turn
 
 PEERS = ("torch", "flax", "equinox")

@@ -29,7 +29,7 @@ from rich.table import Table
 
 import fnnet as fn
 from experiments.command_line import fail, parse
-from experiments.comparison.results import environment
+from experiments.results_folder import environment
 
 COMMAND = "experiments.benchmarks.time_to_accuracy"
 EVAL_BATCH = 1000

@@ -1,1 +1,1 @@
-"""The parts of `experiments.compare_optimizers`: runs of twins, problems, pictures, report."""
+"""The parts of `experiments.compare_optimizers`: `twins/` (beside optax) and `ladder/` (one another)."""

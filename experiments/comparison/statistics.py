@@ -1,4 +1,4 @@
-"""What is said about runs: quartiles, how sure a difference is, how good the best of k trials is, who solves what."""
+"""Statistics of runs: quartiles, differences with confidence intervals, best of k trials, performance profiles."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Difference(NamedTuple):
-    """How much higher one side is than the other, seed by seed."""
+    """How much higher one side is than the other, compared seed by seed."""
 
     median: float
     low: float  # end points of the confidence interval of the median
@@ -15,7 +15,7 @@ class Difference(NamedTuple):
 
 
 def quartiles(a: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(first quartile, median, third quartile); what is not finite is worst, and infinite.
+    """(first quartile, median, third quartile). Values that are not finite count as infinite.
 
     A quartile between a finite number and infinity is infinite.
     """
@@ -47,8 +47,8 @@ def paired_difference(
 ) -> Difference:
     """The median of ours - reference over the seeds, with its bootstrap confidence interval (percentiles; Efron 1979).
 
-    Seeds are drawn with replacement, each with both of its runs: what a seed does to both sides cancels. NaN where
-    a run of either diverged: there is no difference then. With few seeds such intervals are somewhat too narrow.
+    Seeds are drawn with replacement, each with both of its runs, so that what a seed does to both sides cancels. NaN
+    if a run of either side diverged. With few seeds, such intervals are somewhat too narrow.
     """
     if not (np.isfinite(ours).all() and np.isfinite(reference).all()):
         return Difference(np.nan, np.nan, np.nan)
@@ -62,14 +62,14 @@ def paired_difference(
 def best_of_k(
     scores: np.ndarray, orders: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quartiles of the best score after each number of trials, had the trials come in another order.
+    """Quartiles of the best score after each number of trials, over random orders of the trials.
 
-    Trial 1, the default, stays the first.
+    Trial 1, the default, always comes first.
 
     Args:
         scores: float[trials], lower is better.
-        orders: how many orders are tried.
-        seed: of the orders.
+        orders: number of random orders.
+        seed: of the random orders.
     """
     scores = np.where(np.isfinite(scores), scores, np.inf)
     rng = np.random.default_rng(seed)
@@ -79,27 +79,27 @@ def best_of_k(
 
 
 def cost_to_reach(used: np.ndarray, scores: np.ndarray, target: float) -> float:
-    """Evaluations after which a curve is first at or below the target; infinite if it never is."""
+    """The first entry of `used` at which the curve is at or below the target; infinite if it never is."""
     there = np.flatnonzero(np.nan_to_num(scores, nan=np.inf) <= target)
     return float(used[there[0]]) if there.size else np.inf
 
 
 def targets(starts: Mapping[str, float], bests: Mapping[str, float], left: float = 0.1) -> dict[str, float]:
-    """For each problem what counts as solved: best + left (start - best) (Moré & Wild 2009, equation 2.2).
+    """The loss at which each problem counts as solved: best + left (start - best) (Moré & Wild 2009, equation 2.2).
 
-    With left = 0.1: nine tenths of the way that the best of all comes down from the start.
+    With left = 0.1, that is nine tenths of the way from the start down to the best loss of all.
     """
     return {name: best + left * (starts[name] - best) for name, best in bests.items()}
 
 
 def performance_profile(costs: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """The share of problems that each method solves within a factor of the fewest evaluations of any.
+    """The share of problems that each method solves within a factor of the fewest evaluations of any method.
 
         r[p, s] = cost[p, s] / min over s of cost[p, s],   rho_s(tau) = share of p with r[p, s] <= tau
 
     Args:
-        costs: float[problems, methods], infinite where unsolved; a problem that none solves counts for nobody.
-        factors: tau, float[n], 1 and more.
+        costs: float[problems, methods], infinite if unsolved. A problem that no method solves stays in the total.
+        factors: tau, float[n], at least 1.
 
     Returns:
         rho, float[methods, n].
@@ -108,7 +108,7 @@ def performance_profile(costs: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """
     best = costs.min(axis=1, keepdims=True)
     solved = np.isfinite(costs)
-    # Nothing to do, a cost of 0, is a ratio of 1 for those who share it.
+    # A cost of 0 means that the start already counts as solved: a ratio of 1 for all methods that share it.
     ratio = np.where(costs == best, 1.0, costs / np.where((best > 0) & np.isfinite(best), best, 1.0))
     ratio = np.where(solved, ratio, np.inf)
     return np.mean(ratio[:, :, None] <= factors, axis=0)

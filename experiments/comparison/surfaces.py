@@ -1,7 +1,7 @@
-"""Surfaces over the plane: small enough to see an optimizer's way, each hard in a way of its own.
+"""Functions of two numbers on which the path of an optimizer can be drawn. Each one is hard for a different reason.
 
-Each is a sum of squares or another function of what `residuals` gives, so that methods that look into the loss
-(Gauss-Newton, Levenberg-Marquardt) have something to look into: z = residuals(theta), f = value(z).
+Each is f = value(z) with z = residuals(theta), usually a sum of squares. Methods that use the structure of the loss
+(Gauss-Newton, Levenberg-Marquardt) need the residuals.
 """
 
 import math
@@ -17,14 +17,14 @@ class Surface(NamedTuple):
 
     title: str  # its formula
     residuals: Callable[[jax.Array], jax.Array]  # theta, float[2] -> z, float[k]
-    value: Callable[[jax.Array], jax.Array]  # z -> f, float[]; the least is 0
+    value: Callable[[jax.Array], jax.Array]  # z -> f, float[]; its minimum is 0
     start: tuple[float, float]
-    jitter: tuple[float, float]  # each seed starts within this of `start`, evenly spread
-    minima: tuple[tuple[float, float], ...]  # all with f = 0
-    box: tuple[float, float, float, float]  # of the picture: left, right, bottom, top
+    jitter: tuple[float, float]  # seeds start uniformly within this distance of `start`
+    minima: tuple[tuple[float, float], ...]  # all points with f = 0
+    box: tuple[float, float, float, float]  # part shown in pictures: left, right, bottom, top
 
     def f(self, theta: jax.Array) -> jax.Array:
-        """The height over theta, float[2]."""
+        """The value at theta, float[2]."""
         return self.value(self.residuals(theta))
 
 
@@ -103,7 +103,7 @@ SURFACES: dict[str, Surface] = {
         minima=((0.0, 0.0),),
         box=(-3.5, 3.5, -3.5, 3.5),
     ),
-    "saddle": Surface(  # the start is beside the ridge y = 0, which leads to the saddle at (0, 0)
+    "saddle": Surface(  # starts close to the ridge y = 0, which leads to the saddle at (0, 0)
         "x² / 2 + (y² - 1)² / 4",
         _saddle,
         _sum_of_squares,
@@ -112,7 +112,7 @@ SURFACES: dict[str, Surface] = {
         minima=((0.0, 1.0), (0.0, -1.0)),
         box=(-2, 2, -1.8, 1.8),
     ),
-    "valley": Surface(  # condition number 1000, along no axis, so that a step size for each parameter is no cure
+    "valley": Surface(  # condition number 1000, not along the axes: a step size for each parameter does not help
         "(x + y)² / 4 + 1000 (x - y)² / 4",
         _valley,
         _sum_of_squares,

@@ -10,7 +10,7 @@ import pytest
 def exit_status(
     monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *args: Any, columns: int = 80
 ) -> int:
-    """Exit status of the command with these arguments, on a terminal so wide."""
+    """Runs the command with these arguments on a terminal with `columns` columns. Returns its exit status."""
     monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, args)])
     monkeypatch.setenv("COLUMNS", str(columns))
     try:

@@ -1,4 +1,4 @@
-"""The main job as a user runs it, small."""
+"""The comparison with optax, run as a user runs it but small."""
 
 import csv
 import json
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import fnnet as fn
 from experiments import compare_optimizers
-from experiments.comparison import twins
+from experiments.comparison.twins import report, twin_run
 from fnnet.optim import Twin
 from tests.experiments.run_command import exit_status
+from tests.experiments.test_report import differing, make_result
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
@@ -38,11 +38,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestRun:
     def test_files(self, out: Path) -> None:
         names = {file.name for file in out.iterdir()}
-        assert {"report.html", "results.json", "curves.csv"} < names
+        assert {"report.html", "results.json", "curves.csv", "race.gif"} < names
         assert (
             len([n for n in names if n.endswith(".png")])
             == len([n for n in names if n.endswith(".svg")])
-            == 4
+            == 7
         )
         assert list(out.parent.iterdir()) == [out]  # nothing half-written is left beside it
 
@@ -58,6 +58,11 @@ class TestRun:
         assert row["ulp"] == 0
         assert row["ours"] == row["baseline"]
         assert row["update"]["ours"] > 0
+        assert row["step_seconds"] > 0
+        assert row["compile_ours"] > 0
+        assert 0 < row["target_error"] < 1
+        assert row["steps_to_target"] <= 20  # the only optimizer gets to twice its own error
+        assert row["seconds_to_target"] == pytest.approx(row["steps_to_target"] * row["step_seconds"])
 
     def test_curves(self, out: Path) -> None:
         with (out / "curves.csv").open() as f:
@@ -98,6 +103,7 @@ class TestRun:
         np.testing.assert_allclose([float(r["valid_loss"]) for r in lines], history["valid_loss"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_spirals_the_default_folder_and_a_bound_that_allows_for_differences(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -109,11 +115,13 @@ def test_two_spirals_the_default_folder_and_a_bound_that_allows_for_differences(
     assert folder.name.startswith("compare_optimizers-")
 
 
+@pytest.mark.slow
 def test_a_cnn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     args = ("--optimizers", "sgd", "--model", "cnn", "--steps", 2, "--seeds", 1, "--learning-rates", 0.1)
     assert run(monkeypatch, *args, "--out", tmp_path / "out") == 0
 
 
+@pytest.mark.slow
 def test_broken_parity_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,17 +130,20 @@ def test_broken_parity_is_a_failure(
     monkeypatch.setitem(fn.optim.TWINS, "adam", wrong)
     assert run(monkeypatch, *SMALL, "--out", tmp_path / "out") == 1
     assert (tmp_path / "out" / "report.html").is_file()
-    assert "parity broken: adam" in capsys.readouterr().err
+    assert "parity is broken: adam" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--optimizers", "adma"), "--optimizers adma is unknown, wanted some of sgd, "),
+        (("--optimizers", "adma"), "--optimizers adma is unknown, wanted one of sgd, "),
         (("--steps", "many"), "--steps: invalid literal"),
         (("--steps", 0), "--steps 0 is too small"),
         (("--seeds", -1), "--seeds -1 is too small"),
-        (("--batch-size", 100_000), "--batch-size 100000 is more than the 1079 training examples"),
+        (
+            ("--batch-size", 100_000),
+            "--batch-size 100000 is too large, wanted at most the 1079 training examples",
+        ),
         (("--learning-rates", 0.1, -1), "--learning-rates -1.0 is not a positive number"),
         (("--learning-rates", "nan"), "--learning-rates nan is not a positive number"),
         (("--data", "mnist"), "mnist"),
@@ -153,7 +164,7 @@ def test_the_folder_must_be_new(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(monkeypatch, "--out", tmp_path) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_help_reads_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,46 +174,78 @@ def test_help_reads_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         assert f"--{option}" in said
 
 
-def test_nothing_is_left_when_writing_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fails(*args: Any) -> None:
-        raise OSError("disk full")
+class TestEnd:
+    """What the command does with results; the training runs are made up."""
 
-    monkeypatch.setattr(compare_optimizers.pictures, "draw", fails)
-    with pytest.raises(OSError, match="disk full"):
-        compare_optimizers.write(tmp_path / "out", compare_optimizers.Config(), [])
-    assert list(tmp_path.iterdir()) == []
+    @pytest.fixture(autouse=True)
+    def no_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            compare_optimizers, "measure", lambda name, *_, **__: differing(make_result(name))
+        )
+
+    def test_nothing_is_left_when_writing_fails(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def fails(*args: Any) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr(report, "draw", fails)
+        with pytest.raises(OSError, match="disk full"):
+            run(monkeypatch, *SMALL, "--out", tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_differences_give_status_1(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(report, "write", lambda folder, *_: (folder / "report.html").touch())
+        assert run(monkeypatch, *SMALL, "--out", tmp_path / "out") == 1
+        assert (tmp_path / "out" / "report.html").is_file()
+        said = capsys.readouterr()
+        assert "parity is broken: adam" in said.err
+        *lines, path_of_report = said.out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert path_of_report.endswith("report.html")
 
 
 class TestDifference:
+    difference = staticmethod(jax.jit(twin_run.difference))
+
     def test_equal_trees(self) -> None:
-        tree = {"a": jnp.array([1.0, jnp.nan, jnp.inf, 0.0])}
-        assert twins.difference(tree, tree) == (0, 0)
+        tree = {"a": np.array([1.0, np.nan, np.inf, 0.0], np.float32)}
+        assert self.difference(tree, tree) == (0, 0)
 
     def test_one_unit_in_the_last_place(self) -> None:
-        a = jnp.array([1.0, -3.0, 1e-30])
-        b = jnp.nextafter(a, jnp.full_like(a, jnp.inf))
-        distance, ulp = twins.difference(a, b)
+        a = np.array([1.0, -3.0, 1e-30], np.float32)
+        b = np.nextafter(a, np.full_like(a, np.inf))
+        distance, ulp = self.difference(a, b)
         assert ulp == 1
         np.testing.assert_allclose(
             distance, np.linalg.norm(np.float64(a) - np.float64(b)) / np.linalg.norm(b), rtol=1e-5
         )
 
     def test_nan_beside_a_number_is_no_parity(self) -> None:
-        _, ulp = twins.difference(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 2.0]))
+        _, ulp = self.difference(np.array([1.0, np.nan], np.float32), np.array([1.0, 2.0], np.float32))
         assert not ulp <= 1e30
 
 
 def test_rosenbrock_is_lowest_at_1_1() -> None:
-    assert twins.rosenbrock(jnp.array([1.0, 1.0])) == 0
-    assert twins.rosenbrock(jnp.array([-1.2, 1.0])) == pytest.approx(24.2)
+    points = np.array([[1.0, 1.0], [-1.2, 1.0]], np.float32)
+    values = jax.jit(jax.vmap(twin_run.rosenbrock))(points)
+    np.testing.assert_allclose(values, [0, 24.2], rtol=1e-6)
 
 
 def test_paths_end_where_optax_says() -> None:
-    path = twins.paths(fn.optim.TWINS["adam"], jnp.array([0.01, 0.1]), steps=50)
-    theta, optimizer = jnp.array([-1.2, 1.0]), optax.adam(path.rate)
-    state = optimizer.init(theta)
-    for _ in range(50):
-        updates, state = optimizer.update(jax.grad(twins.rosenbrock)(theta), state)
-        theta = optax.apply_updates(theta, updates)
-    np.testing.assert_allclose(path.ours[-1], theta, rtol=1e-4)
-    assert path.ours.shape == path.baseline.shape == (51, 2)
+    paths = twin_run.surface_paths(fn.optim.TWINS["adam"], np.float32([0.01, 0.1]), steps=50)
+    optimizer = optax.adam(paths.rate)
+
+    @jax.jit
+    def walk(theta: Any) -> Any:
+        def step(_: Any, carry: Any) -> Any:
+            theta, state = carry
+            updates, state = optimizer.update(jax.grad(twin_run.rosenbrock)(theta), state)
+            return optax.apply_updates(theta, updates), state
+
+        return jax.lax.fori_loop(0, 50, step, (theta, optimizer.init(theta)))[0]
+
+    np.testing.assert_allclose(paths.ours[-1], walk(np.float32([-1.2, 1.0])), rtol=1e-4)
+    assert paths.ours.shape == paths.baseline.shape == (51, 2)

@@ -6,7 +6,7 @@ import re
 import subprocess
 from typing import Any
 
-from experiments.comparison.results import environment
+from experiments.results_folder import environment
 
 QUERY = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "power.limit")
 PEERS = ("torch", "flax", "equinox")

@@ -1,7 +1,7 @@
-"""The ladder: problems from a function of two numbers to small networks, in one form.
+"""The problems of the ladder, from functions of two numbers to small networks, all in the same form.
 
-Each is a network, a loss and data, as `fnnet.train.make_step` takes them. A surface fits in: its params are a point,
-its prediction are its residuals there, and its one example is empty.
+Each is a network, a loss and data, as `fnnet.train.make_step` takes them. For a function of two numbers, the params
+are a point, the prediction is the residuals at that point, and the data is a single empty example.
 """
 
 from collections.abc import Callable
@@ -19,21 +19,21 @@ from fnnet.train.step import PerExample
 
 
 class Problem(NamedTuple):
-    """What is to be minimized, and how its end is judged."""
+    """A loss to minimize, and the score that compares the results."""
 
     name: str
     title: str
     net: fn.Layer  # init draws the start, apply is the prediction
     loss: PerExample
-    data: fn.data.Dataset  # of a surface, three times the same empty example
+    data: fn.data.Dataset  # for a surface, the same empty example three times
     batch_size: int
-    score: PerExample  # what is judged, lower is better: a function of the form of a loss
+    score: PerExample  # what optimizers are compared by, lower is better; has the form of a loss
     unit: str  # of the score
     surface: Surface | None = None
 
 
 def surface(name: str) -> Problem:
-    """A function of two numbers; the loss, in training, validation and test, is its value."""
+    """A function of two numbers. Its value is the loss in training, validation and test."""
     s = SURFACES[name]
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Any, Any]:
@@ -52,13 +52,13 @@ def surface(name: str) -> Problem:
 
 
 def noisy_quadratic(size: int = 20, condition: float = 100.0, noise: float = 1.0) -> Problem:
-    """A bowl with noise in the gradient.
+    """A quadratic function with noise in the gradient.
 
-    theta^T A theta / 2, the eigenvalues of A from 1 / condition to 1, evenly spaced on a log scale; the gradient is
+    theta^T A theta / 2, with eigenvalues of A from 1 / condition to 1, evenly spaced on a log scale. The gradient is
 
-        A theta + mean of e_i over the batch,   e_i ~ N(0, noise^2 I), less their mean
+        A theta + mean of e_i over the batch,   e_i ~ N(0, noise^2 I) minus their mean
 
-    so that over the whole training part there is no noise. Validation and test are the value without it.
+    so that the noise is zero over the whole training part. Validation and test use the value without noise.
     """
     rng = np.random.default_rng(0)
     q, _ = np.linalg.qr(rng.normal(size=(size, size)))
@@ -83,7 +83,7 @@ def noisy_quadratic(size: int = 20, condition: float = 100.0, noise: float = 1.0
 
 
 def error(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """1 where the most likely class is wrong, in %."""
+    """100 (%) if the most likely class is wrong, else 0."""
     return 100 * (1 - fn.metrics.accuracy(prediction, target))
 
 
@@ -103,13 +103,13 @@ def logistic_regression() -> Problem:
 
 
 def digits_mlp() -> Problem:
-    """The network of the main job."""
+    """The network of the comparison with optax."""
     net = fn.serial(fn.flatten, fn.dense(64), fn.relu, fn.dense(10))
     return _classes("digits_mlp", "digits, 64-64-10, relu", net, _digits())
 
 
 def two_spirals() -> Problem:
-    """Two spirals wound into each other: easy to fit badly."""
+    """Two interleaved spirals, which are hard to separate."""
     spirals = fn.data.two_spirals(400, turns=1.5, noise=0.1, key=jax.random.key(0))
     net = fn.serial(fn.dense(32), fn.tanh, fn.dense(32), fn.tanh, fn.dense(2))
     data = fn.data.standardize(fn.data.split(spirals))
@@ -130,7 +130,7 @@ def _as_rows(part: Any) -> Any:
 
 
 def small_lstm() -> Problem:
-    """The digits read row by row."""
+    """The digits, read row by row."""
     data = fn.data.Dataset(*map(_as_rows, _digits()))
     net = fn.serial(fn.lstm(24, outputs="last"), fn.dense(10))
     return _classes("small_lstm", "digits row by row, LSTM of 24 units", net, data)
@@ -142,10 +142,10 @@ def _as_targets(part: Any) -> Any:
 
 
 def deep_autoencoder() -> Problem:
-    """Eight layers with a code of 6 numbers: the task that set off second-order methods for networks.
+    """Eight layers with a code of 6 numbers: the task that started second-order methods for deep networks.
 
-    Source: Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with neural networks", smaller: sigmoid
-    units and a linear code, as there; Martens 2010 trains it from scratch with Hessian-free optimization.
+    Source: Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with neural networks", but smaller:
+    sigmoid units and a linear code, as there. Martens 2010 trains it from scratch with Hessian-free optimization.
     """
     data = fn.data.Dataset(*map(_as_targets, fn.data.digits()))
     encoder = [layer for n in (64, 40, 20) for layer in (fn.dense(n), fn.sigmoid)]
@@ -169,6 +169,6 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def count_params(problem: Problem) -> int:
-    """How many numbers are trained."""
+    """The number of trainable parameters."""
     params = jax.eval_shape(lambda: problem.net.init(jax.random.key(0), problem.data.train["x"][:1])[0])
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""An optimizer and its twin in one run: the same weights, the same batches, and the distance between their params."""
+"""One run that trains an optimizer and its optax twin together, and the distance between their params at each step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,19 +17,19 @@ from fnnet.train.evaluate import evaluate
 
 
 class TwinRun(NamedTuple):
-    """What a run of both leaves behind. Axes: learning rates, seeds, then steps or evaluations."""
+    """The curves of both. Axes: learning rates, seeds, then steps or evaluations."""
 
     ours: dict[str, Any]  # train_loss at each step; valid_loss, valid_accuracy, test_loss, test_accuracy
-    baseline: dict[str, Any]  # the same of optax
+    baseline: dict[str, Any]  # the same for optax
     eval_step: Any  # steps taken before each evaluation
     distance: Any  # at each step, |ours - optax| / |optax|, Euclidean norms over all params
     ulp: Any  # at each step, the largest |ours - optax| of a parameter, in units in the last place
 
 
-class Path(NamedTuple):
-    """The way of an optimizer and of its twin down a surface."""
+class SurfacePaths(NamedTuple):
+    """The paths of an optimizer and its twin on a function of two numbers."""
 
-    rate: float  # the learning rate that came lowest
+    rate: float  # the learning rate whose path ends lowest
     ours: np.ndarray  # [steps + 1, 2]
     baseline: np.ndarray  # [steps + 1, 2]
 
@@ -37,7 +37,7 @@ class Path(NamedTuple):
 def make_twin_run(
     net: fn.Layer, loss: Callable[..., jax.Array], twin: Twin, *, steps: int, batch_size: int, eval_every: int
 ) -> Callable[[chex.PRNGKey, Any, chex.Numeric], TwinRun]:
-    """`run(key, data, learning_rate) -> TwinRun`, pure, as `fnnet.train.make_run` with two optimizers in step."""
+    """A pure function `run(key, data, learning_rate) -> TwinRun`: `fnnet.train.make_run` with two optimizers."""
     measures = {"loss": loss, "accuracy": fn.metrics.accuracy}
 
     def run(key: chex.PRNGKey, data: Any, learning_rate: chex.Numeric) -> TwinRun:
@@ -49,7 +49,7 @@ def make_twin_run(
             both, order = carry
             i = both[0].step
             order, batch = next_batch(order_key, order, i, data.train, batch_size)
-            both, seen = zip(
+            both, logs = zip(
                 *(
                     step(now, batch, jax.random.fold_in(step_key, i))
                     for step, now in zip(step_of, both, strict=True)
@@ -57,10 +57,10 @@ def make_twin_run(
                 strict=True,
             )
             distance, ulp = difference(both[0].params, both[1].params)
-            return (both, order), ([s["loss"] for s in seen], distance, ulp)
+            return (both, order), ([log["loss"] for log in logs], distance, ulp)
 
         def until_evaluation(carry: Any, _: None) -> tuple[Any, Any]:
-            carry, seen = jax.lax.scan(one_step, carry, length=eval_every)
+            carry, of_steps = jax.lax.scan(one_step, carry, length=eval_every)
             scores = [
                 {
                     f"{name}_{measure}": value
@@ -69,14 +69,14 @@ def make_twin_run(
                 }
                 for now in carry[0]
             ]
-            return carry, (seen, scores, carry[0][0].step)
+            return carry, (of_steps, scores, carry[0][0].step)
 
         both = tuple(fn.train.start(net, optimizer, init_key, data.train["x"]) for optimizer in optimizers)
         order = jnp.zeros(len(data.train["y"]), jnp.int32)
-        _, (seen, scores, eval_step) = jax.lax.scan(
+        _, (of_steps, scores, eval_step) = jax.lax.scan(
             until_evaluation, (both, order), length=steps // eval_every
         )
-        losses, distance, ulp = jax.tree.map(lambda a: a.reshape(-1), seen)
+        losses, distance, ulp = jax.tree.map(lambda a: a.reshape(-1), of_steps)
         ours, baseline = ({"train_loss": loss, **score} for loss, score in zip(losses, scores, strict=True))
         return TwinRun(ours, baseline, eval_step, distance, ulp)
 
@@ -84,7 +84,7 @@ def make_twin_run(
 
 
 def difference(ours: Any, baseline: Any) -> tuple[jax.Array, jax.Array]:
-    """(relative Euclidean distance, largest difference in ulp) of two trees. NaN beside NaN is no difference."""
+    """(relative Euclidean distance, largest difference in ulp) of two trees. NaN equals NaN."""
 
     def differ(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
         same = (a == b) | (jnp.isnan(a) & jnp.isnan(b))
@@ -103,10 +103,10 @@ BANANA = SURFACES["banana"]
 rosenbrock = BANANA.f
 
 
-def paths(twin: Twin, rates: jax.Array, *, steps: int) -> Path:
-    """Both twins on the banana function from the classic start, at the rate that brings ours lowest."""
+def surface_paths(twin: Twin, rates: np.ndarray, *, steps: int) -> SurfacePaths:
+    """Both twins on the banana function from its usual start, at the rate whose path ends lowest for ours."""
 
-    def path(make: MakeOptimizer, rate: jax.Array) -> jax.Array:
+    def path_of(make: MakeOptimizer, rate: jax.Array) -> jax.Array:
         optimizer = make(learning_rate=rate)
         theta = jnp.array(BANANA.start)
 
@@ -116,12 +116,14 @@ def paths(twin: Twin, rates: jax.Array, *, steps: int) -> Path:
             theta = optax.apply_updates(theta, updates)
             return (theta, state), theta
 
-        _, trail = jax.lax.scan(step, (theta, optimizer.init(theta)), length=steps)
-        return jnp.concatenate([theta[None], trail])
+        _, path = jax.lax.scan(step, (theta, optimizer.init(theta)), length=steps)
+        return jnp.concatenate([theta[None], path])
 
-    ours, baseline = jax.jit(lambda rates: [jax.vmap(lambda r, m=make: path(m, r))(rates) for make in twin])(
-        rates
-    )
-    ends = jax.vmap(rosenbrock)(ours[:, -1])
-    best = int(jnp.argmin(jnp.where(jnp.isfinite(ends), ends, jnp.inf)))
-    return Path(float(rates[best]), np.asarray(ours[best]), np.asarray(baseline[best]))
+    @jax.jit
+    def paths_of(rates: jax.Array) -> Any:
+        ours, baseline = (jax.vmap(lambda rate, make=make: path_of(make, rate))(rates) for make in twin)
+        return ours, baseline, jax.vmap(rosenbrock)(ours[:, -1])
+
+    ours, baseline, ends = map(np.asarray, paths_of(rates))
+    best = int(np.argmin(np.where(np.isfinite(ends), ends, np.inf)))
+    return SurfacePaths(float(rates[best]), ours[best], baseline[best])

@@ -1,7 +1,7 @@
-"""Runs of one optimizer on one problem until a budget of evaluations is used up: many at once, one compiled program.
+"""Runs of one optimizer on one problem until a budget of evaluations is spent: many runs in one compiled program.
 
-An evaluation is a value, a gradient, or a product of a Hessian or Jacobian with a vector; each counts 1. A method
-that keeps no `Evaluations` in its state takes a value and a gradient a step.
+An evaluation is a value, a gradient, or a product of a Hessian or Jacobian with a vector. Each counts as 1. An
+optimizer whose state has no `Evaluations` uses one value and one gradient per step.
 """
 
 from collections.abc import Callable
@@ -14,39 +14,44 @@ import numpy as np
 import optax
 
 import fnnet as fn
-from experiments.comparison.methods import Method, params_to_judge
-from experiments.comparison.problems import Problem
+from experiments.comparison.ladder.problems import Problem
+from experiments.comparison.ladder.search_spaces import TunableOptimizer, evaluation_params
 from fnnet.optim.evaluations import Evaluations
 from fnnet.train.batches import next_batch
 from fnnet.train.evaluate import evaluate
 from fnnet.train.step import TrainState
 
 MakeOptimizer = Callable[[chex.Numeric, chex.PRNGKey], optax.GradientTransformationExtraArgs]
-Program = Callable[[chex.PRNGKey, jax.Array], "Trained"]
+Program = Callable[[chex.PRNGKey, jax.Array], "Curves"]
 
 
-class Trained(NamedTuple):
-    """What runs leave behind. Axes: seeds, values of the hyperparameter, marks (evaluations, from 0 to the budget)."""
+class Curves(NamedTuple):
+    """What is recorded of the runs. Axes: seeds, values of the hyperparameter, points of `record_points`."""
 
     used: Any  # int32[..., 3], values, gradients and products so far
-    train_loss: Any  # over the whole part
+    train_loss: Any  # over the whole training part
     valid_loss: Any
     test_loss: Any
     valid_score: Any
     test_score: Any
 
 
-def marks_of(budget: int, count: int = 10) -> np.ndarray:
-    """Where runs are evaluated: at 0, and `count` times as evenly as whole numbers allow."""
+def record_points(budget: int, count: int = 10) -> np.ndarray:
+    """The numbers of evaluations at which losses are recorded: 0, then `count` as evenly spaced as possible."""
     return np.unique(np.linspace(0, budget, count + 1).astype(np.int32))
 
 
 def evaluations_of(opt_state: Any, step: jax.Array) -> jax.Array:
-    """int32[3], values, gradients and products so far: what the state counts, or one value and one gradient a step."""
+    """int32[3], values, gradients and products so far: as the state counts them, or one value and gradient per step."""
     counts = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_count) if _is_count(leaf)]
     if not counts:
         return jnp.stack([step, step, jnp.zeros_like(step)])
     return sum((jnp.stack(count) for count in counts), jnp.zeros(3, jnp.int32))
+
+
+def counts_evaluations(now: TrainState) -> bool:
+    """Whether the optimizer's state counts its evaluations."""
+    return any(map(_is_count, jax.tree.leaves(now.opt_state, is_leaf=_is_count)))
 
 
 def _is_count(x: Any) -> bool:
@@ -56,11 +61,11 @@ def _is_count(x: Any) -> bool:
 def make_start(
     problem: Problem, make_optimizer: MakeOptimizer
 ) -> Callable[[chex.PRNGKey, chex.Numeric], TrainState]:
-    """`start(key, value)`: the weights, and what the optimizer draws, depend on the key alone."""
+    """`start(key, value)`. The weights, and the optimizer's random numbers, depend only on the key."""
 
     def start(key: chex.PRNGKey, value: chex.Numeric) -> TrainState:
-        init_key, draw_key = jax.random.split(key)
-        optimizer = make_optimizer(value, draw_key)
+        init_key, optimizer_key = jax.random.split(key)
+        optimizer = make_optimizer(value, optimizer_key)
         return fn.train.start(problem.net, optimizer, init_key, problem.data.train["x"])
 
     return start
@@ -69,36 +74,31 @@ def make_start(
 def make_advance(
     problem: Problem, make_optimizer: MakeOptimizer, budget: int
 ) -> Callable[..., tuple[TrainState, Any]]:
-    """`advance(now, done, batch, key, value)`: one step, unless it would exceed the budget; then done, for good."""
+    """`advance(now, done, batch, key, value)`: one step. If it would exceed the budget, the run is done instead."""
 
     def advance(now: TrainState, done: Any, batch: Any, key: chex.PRNGKey, value: chex.Numeric) -> Any:
-        # What an optimizer draws with is in its state, from `start` on: this key is not read.
+        # The optimizer got its own key in `start` and keeps it in its state: it does not read this one.
         step = fn.train.make_step(problem.net, problem.loss, make_optimizer(value, key))
         new, _ = step(now, batch, key)
-        if not counts(now):
-            return new, done  # the caller knows how many steps there are
+        if not counts_evaluations(now):
+            return new, done  # the caller knows how many steps the budget allows
         done = done | (evaluations_of(new.opt_state, new.step).sum() > budget)
         return jax.tree.map(lambda a, b: jnp.where(done, a, b), now, new), done
 
     return advance
 
 
-def counts(now: TrainState) -> bool:
-    """Whether the optimizer keeps a count of its own."""
-    return any(map(_is_count, jax.tree.leaves(now.opt_state, is_leaf=_is_count)))
+def make_program(problem: Problem, tunable: TunableOptimizer, budget: int) -> Program:
+    """`program(keys[seeds], values[values]) -> Curves`. Runs with the same seed have the same weights and batches.
 
-
-def make_program(problem: Problem, method: Method, budget: int) -> Program:
-    """`program(keys[seeds], values[values]) -> Trained`. Runs of one seed have the same weights and batches.
-
-    All runs are mapped over, those of networks with convolutions too: 50 runs of 5 steps of `small_cnn` took 1.6 s
-    so and 3.1 s with jax.lax.map, one run after the other (jax 0.10.1, two busy cores).
+    All runs are vmapped, also those of networks with convolutions: 50 runs of 5 steps of `small_cnn` took 1.6 s, and
+    3.1 s one after the other with jax.lax.map (jax 0.10.1, two busy cores).
     """
-    start, advance = make_start(problem, method.optimizer), make_advance(problem, method.optimizer, budget)
+    start, advance = make_start(problem, tunable.optimizer), make_advance(problem, tunable.optimizer, budget)
     train = problem.data.train
 
-    def judge(now: TrainState) -> Any:
-        params = params_to_judge(now.opt_state, now.params)
+    def record(now: TrainState) -> Curves:
+        params = evaluation_params(now.opt_state, now.params)
 
         def means(part: Any) -> dict[str, jax.Array]:
             measures = {"loss": problem.loss, "score": problem.score}
@@ -106,12 +106,12 @@ def make_program(problem: Problem, method: Method, budget: int) -> Program:
 
         t, v, e = (means(part) for part in problem.data)
         used = evaluations_of(now.opt_state, now.step)
-        return Trained(used, t["loss"], v["loss"], e["loss"], v["score"], e["score"])
+        return Curves(used, t["loss"], v["loss"], e["loss"], v["score"], e["score"])
 
-    def program(keys: chex.PRNGKey, values: jax.Array) -> Trained:
+    def program(keys: chex.PRNGKey, values: jax.Array) -> Curves:
         start_keys, order_keys, step_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
         now = jax.vmap(lambda key: jax.vmap(lambda value: start(key, value))(values))(start_keys)
-        counted = counts(now)
+        counted = counts_evaluations(now)
         done = jnp.zeros((len(keys), len(values)), bool)
         orders = jnp.zeros((len(keys), len(train["y"])), jnp.int32)
 
@@ -130,19 +130,21 @@ def make_program(problem: Problem, method: Method, budget: int) -> Program:
             now, done = jax.vmap(of_seed)(now, done, batches, keys)
             return i + 1, orders, now, done
 
-        def until(carry: Any, mark: jax.Array) -> Any:
-            def short_of_mark(carry: Any) -> jax.Array:
+        def until(carry: Any, point: jax.Array) -> Any:
+            def is_before_point(carry: Any) -> jax.Array:
                 i, _, now, done = carry
                 if not counted:
-                    return 2 * (i + 1) <= mark
+                    return 2 * (i + 1) <= point
                 used = jax.vmap(jax.vmap(lambda now: evaluations_of(now.opt_state, now.step).sum()))(now)
-                return jnp.any(~done & (used < mark)) & (i < budget)  # a step costs something
+                return jnp.any(~done & (used < point)) & (
+                    i < budget
+                )  # every step costs at least one evaluation
 
-            carry = jax.lax.while_loop(short_of_mark, one_step, carry)
-            return carry, jax.vmap(jax.vmap(judge))(carry[2])
+            carry = jax.lax.while_loop(is_before_point, one_step, carry)
+            return carry, jax.vmap(jax.vmap(record))(carry[2])
 
         carry = (jnp.zeros([], jnp.int32), orders, now, done)
-        _, trained = jax.lax.scan(until, carry, jnp.array(marks_of(budget)))
-        return Trained(*(jnp.moveaxis(a, 0, 2) for a in trained))
+        _, curves = jax.lax.scan(until, carry, jnp.array(record_points(budget)))
+        return Curves(*(jnp.moveaxis(a, 0, 2) for a in curves))
 
     return program

@@ -1,4 +1,4 @@
-"""What the ladder knows of each optimizer: which number of it is searched for, where, and how large it may get."""
+"""For each optimizer, the hyperparameter that is searched for, its range, and the largest problem it is used on."""
 
 import inspect
 from collections.abc import Callable
@@ -11,27 +11,27 @@ import fnnet as fn
 from fnnet.optim.wrappers.schedule_free import ScheduleFreeState
 
 
-class Method(NamedTuple):
-    """An optimizer with one free hyperparameter."""
+class TunableOptimizer(NamedTuple):
+    """An optimizer with one hyperparameter to tune."""
 
     make: Callable[..., optax.GradientTransformationExtraArgs]
-    argument: str | None  # the hyperparameter that is searched for; None where there is none
-    default: float  # what trial 1 takes
-    low: float  # the others are drawn evenly on a log scale between low and high
+    argument: str | None  # the hyperparameter that is searched for; None if there is none
+    default: float  # its value in trial 1
+    low: float  # the other trials draw it log-uniformly between low and high
     high: float
-    most: int = 1_000_000  # parameters for which its memory or its solves stay reasonable
+    max_params: int = 1_000_000  # the most parameters for which it needs reasonable memory and time
 
     def optimizer(self, value: chex.Numeric, key: chex.PRNGKey) -> optax.GradientTransformationExtraArgs:
-        """The optimizer with this hyperparameter; one that draws does so with this key."""
+        """The optimizer with this value of the hyperparameter. If it draws random numbers, it uses this key."""
         given: dict[str, Any] = {} if self.argument is None else {self.argument: value}
         if "seed" in inspect.signature(self.make).parameters:
             given["seed"] = key
         return self.make(**given)
 
 
-# name: (argument, default, low, high, most parameters). A learning rate without a default in the signature takes
-# that of its paper or, of SGD and its like, 0.01, which is Keras's.
-SEARCHED: dict[str, tuple[str | None, float, float, float, int]] = {
+# name: (argument, default, low, high, largest number of parameters). If the signature has no default learning rate,
+# the default is that of the paper or, for SGD and its variants, 0.01, as in Keras.
+SEARCH_SPACES: dict[str, tuple[str | None, float, float, float, int]] = {
     **dict.fromkeys(
         ("sgd", "momentum", "nesterov", "adagrad"), ("learning_rate", 0.01, 1e-4, 10.0, 1_000_000)
     ),
@@ -62,20 +62,22 @@ SEARCHED: dict[str, tuple[str | None, float, float, float, int]] = {
     "genetic_algorithm": ("sigma", 0.1, 1e-3, 10.0, 1_000_000),
     "differential_evolution": ("sigma", 1.0, 1e-2, 10.0, 200),
 }
-USUAL = ("learning_rate", 1e-3, 1e-5, 1.0, 1_000_000)  # Adam's, and what is derived from it
+USUAL_SPACE = ("learning_rate", 1e-3, 1e-5, 1.0, 1_000_000)  # Adam and its variants
 
 
-def methods() -> dict[str, Method]:
-    """Every optimizer of fnnet, by name: those with a twin in optax first."""
+def tunable_optimizers() -> dict[str, TunableOptimizer]:
+    """Every optimizer of fnnet by name, those with a twin in optax first."""
     makers: dict[str, Any] = {name: twin.ours for name, twin in fn.optim.TWINS.items()}
-    makers |= {name: getattr(fn.optim, name) for name in SEARCHED if name not in makers}
-    # As they are meant, without the arguments that make them their twins'.
+    makers |= {name: getattr(fn.optim, name) for name in SEARCH_SPACES if name not in makers}
+    # As in their papers, without the arguments that make them equal to their twins.
     makers |= {"rprop": fn.optim.rprop, "prodigy": fn.optim.prodigy}
-    return {name: Method(make, *SEARCHED.get(name, USUAL)) for name, make in makers.items()}
+    return {
+        name: TunableOptimizer(make, *SEARCH_SPACES.get(name, USUAL_SPACE)) for name, make in makers.items()
+    }
 
 
-def params_to_judge(state: Any, params: Any) -> Any:
-    """What is evaluated: of schedule-free methods the average, of others the params."""
+def evaluation_params(state: Any, params: Any) -> Any:
+    """The params to evaluate: the average for schedule-free methods, the params themselves for all others."""
     if isinstance(state, ScheduleFreeState):
         return fn.optim.schedule_free_eval_params(state, params)
     return params

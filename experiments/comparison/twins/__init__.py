@@ -1,0 +1,1 @@
+"""Every optimizer beside its optax twin: the same network, weights and batches."""

@@ -75,7 +75,7 @@ class TestTime:
     def test_a_part_is_skipped_where_time_is_short(self) -> None:
         part = Part("", 40, {}, lambda _: iter(()))
         assert too_short(part, 10) is None
-        assert too_short(part, 9) == "skipped: it has 9 s left, and takes about 40 s"
+        assert too_short(part, 9) == "out of time: 9 s left, and it takes about 40 s"
 
     def test_rounds_fit_into_what_is_left(self) -> None:
         runs = {"a": lambda: time.sleep(0.01)}
@@ -88,7 +88,7 @@ class TestTime:
         for part in (layer_errors, optimizer_parity, steps, gpt2):
             notes = [row["note"] for row in part.rows(late)]
             assert notes
-            assert all(note.startswith("skipped: ") for note in notes)
+            assert all(note.startswith("out of time: 0 s left") for note in notes)
 
 
 class TestFailures:
@@ -294,6 +294,18 @@ class TestCommand:
         assert found["parts"]["failing"]["rows"] == [{"n": 1}, {"n": 2}]
         assert self.calls == ["first", "last"]
 
+    def test_a_part_with_rows_that_came_too_late_is_measured_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = Part(
+            "late", 1, {"n": "n"}, lambda settings: iter([{"n": 1}, {"note": "out of time: 0 s left"}])
+        )
+        monkeypatch.setattr(command, "PARTS", {"late": late})
+        assert command.main(["--out", str(tmp_path)]) == 1
+        assert json.loads((tmp_path / report.JSON).read_text())["parts"]["late"]["status"] == "incomplete"
+        monkeypatch.setattr(command, "PARTS", {"late": late._replace(rows=lambda settings: iter([{"n": 1}]))})
+        assert command.main(["--out", str(tmp_path)]) == 0
+
     def test_rows_are_on_disk_when_a_part_is_stopped(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -326,7 +338,7 @@ class TestCommand:
         monkeypatch.setattr("threading.Timer.start", lambda self: None)
         assert command.main(["--out", str(tmp_path), "--minutes", "0.01"]) == 1
         parts = json.loads((tmp_path / report.JSON).read_text())["parts"]
-        assert all(part["note"] == "skipped: it has 0 s left, and takes about 1 s" for part in parts.values())
+        assert all(part["note"] == "out of time: 0 s left, and it takes about 1 s" for part in parts.values())
 
     def test_bad_arguments(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for args in (["--minutes", "0"], ["--parts", "gpt3"]):

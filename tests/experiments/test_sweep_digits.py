@@ -20,6 +20,17 @@ def run(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *args: Any) -
     return exit_status(monkeypatch, main, *args, columns=120)
 
 
+def test_a_small_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--widths", 2, "--trials", 1, "--seeds", 1, "--steps", 1, "--batch-size", 8)
+    assert run(monkeypatch, sweep.main, *sizes, "--out", tmp_path / "out") == 0
+    assert "width 2: vmap" in capsys.readouterr().out
+    names = {"parallel_coordinates.png", "runs.csv", "sensitivity.png", "sweep.json", "width-2"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+
+
+@pytest.mark.slow
 def test_a_sweep_and_its_resumption(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +93,7 @@ def test_a_bad_value_is_one_line(
 
 
 class TestBenchmark:
+    @pytest.mark.slow
     def test_tables_and_json(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

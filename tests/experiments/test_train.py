@@ -86,7 +86,7 @@ class TestRun:
         assert "exists already: resume the run there with --resume" in err
         assert err.count("\n") == 1
 
-    def test_going_on_with_another_batch_is_refused_and_forgotten(
+    def test_resuming_with_another_batch_is_refused_and_forgotten(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = (folder / "config.json").read_text()
@@ -98,7 +98,8 @@ class TestRun:
         assert (folder / "config.json").read_text() == before
 
 
-def test_going_on_ends_where_a_whole_run_does(
+@pytest.mark.slow
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stopped as by Ctrl-C after the first epoch; --resume alone knows the other flags."""
@@ -126,8 +127,9 @@ def test_going_on_ends_where_a_whole_run_does(
     assert len(config["earlier"]) == 1
 
 
+@pytest.mark.slow
 def test_two_devices_of_a_cpu(folder: Path, tmp_path: Path) -> None:
-    """In a process of its own, as JAX counts its devices once; the losses are those of one."""
+    """In a new process, as JAX counts its devices only once. The losses are those of one device."""
     args = (*SMALL, "--devices", 2, "--folder", tmp_path / "two")
     command = [sys.executable, "-m", "experiments.train_digits", *map(str, args)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -150,6 +152,7 @@ class TestFashionMnist:
 
         monkeypatch.setattr(fn.data, "fashion_mnist", lambda: fn.data.Dataset(part(12), part(4), part(4)))
 
+    @pytest.mark.slow
     def test_a_cnn_in_half_precision(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -160,6 +163,14 @@ class TestFashionMnist:
         averages = load_file(tmp_path / "out" / "state.safetensors")
         assert any(name.startswith("batch_norm_0/") for name in averages)
         assert all(a.dtype == np.float32 for a in averages.values())
+
+    def test_an_mlp(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        args = ("--model", "mlp", "--batch-size", 4, "--epochs", 1, "--folder", tmp_path / "out")
+        assert run(monkeypatch, train_fashion_mnist.main, *args) == 0
+        assert "mlp on Fashion-MNIST: test accuracy" in capsys.readouterr().out
+        assert rows(tmp_path / "out")[-1]["step"] == 3
 
     @pytest.mark.parametrize(
         ("main", "args", "said"),
@@ -234,6 +245,7 @@ class TestFashionMnist:
         assert sum(p.size for p in jax.tree.leaves(params)) == pytest.approx(count, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnnet as fn
-from experiments.benchmarks.accelerator.part import Part, Row, Settings
+from experiments.benchmarks.accelerator.part import LATE, Part, Row, Settings
 from experiments.fashion_mnist import network, shift_and_mirror, smoothed_cross_entropy
 from fnnet.data.fashion_mnist import DEBIAN
 
@@ -37,7 +37,8 @@ def rows(settings: Settings) -> Iterator[Row]:
             return
     for target in TARGETS:
         if reached[target] is None:
-            ended = f"not reached: {best:.2%} at best after {at['step']} steps and {at['seconds']:.1f} s"
+            why = "not reached" if settings.left() > 0 else LATE
+            ended = f"{why}: {best:.2%} at best after {at['step']} steps and {at['seconds']:.1f} s"
             yield {"target": target, "note": f"{ended}{'; ' + note if note else ''}"}
 
 

@@ -1,6 +1,5 @@
 """GPT-2 124M in bfloat16: tokens per second and MFU, with XLA's attention and with cuDNN's, beside torch.compile."""
 
-import gc
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +12,15 @@ import numpy as np
 
 from experiments.benchmarks import train_step
 from experiments.benchmarks.accelerator.machine import peak_flops
-from experiments.benchmarks.accelerator.measure import out_of_memory, torch_device
-from experiments.benchmarks.accelerator.part import Part, Row, Settings, reason
+from experiments.benchmarks.accelerator.measure import out_of_memory, release_memory, torch_device
+from experiments.benchmarks.accelerator.part import Part, Row, Settings, out_of_time, reason
 from experiments.benchmarks.workloads import gpt2
 
 TINY = gpt2.Sizes(batch=2, tokens=16, vocabulary=64, layers=2, width=32, heads=4)
 STEPS, WARM_UP = 15, 3
 # PyTorch comes first: it gives its memory back, and JAX keeps what it once had.
 SIDES = {
-    "torch.compile": 60.0,  # seconds to compile on a GPU, about
+    "torch.compile": 60.0,  # seconds to compile on a GPU, approximately
     "fnnet, cuDNN's attention, causal": 30.0,
     "fnnet, XLA's attention": 30.0,
     "fnnet, cuDNN's attention, mask": 30.0,
@@ -40,8 +39,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     peak = peak_flops(jax.devices()[0].device_kind)
     for side, seconds in SIDES.items():
         row: Row = {"side": side}
-        if not settings.tiny and settings.left() < seconds:
-            row["note"] = f"skipped: {max(settings.left(), 0):.0f} s left, and it takes about {seconds:.0f} s"
+        if note := out_of_time(settings, seconds):
+            row["note"] = note
         elif why := missing(side, settings.tiny):
             row["note"] = f"skipped: {why}"
         else:
@@ -50,6 +49,7 @@ def rows(settings: Settings) -> Iterator[Row]:
                 row |= measured(partial(step_of, side), first, settings, peak)
             except Exception as error:
                 row["note"] = reason(error)
+        release_memory()
         yield row
 
 
@@ -88,12 +88,6 @@ def measured(
             break
     low, median, high = (float(q) for q in np.percentile(times, [25, 50, 75]))
     speed = batch * sizes.tokens / median
-    del run
-    gc.collect()
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        torch.cuda.empty_cache()
     return {
         "batch": batch,
         "ms": 1e3 * median,
@@ -121,7 +115,7 @@ def at_largest_batch(
                 raise
         else:
             return batch, run, time.perf_counter() - start
-        gc.collect()
+        release_memory()
         batch //= 2
 
 

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 import fnnet as fn
-from experiments.benchmarks.accelerator.part import Part, Row, Settings, reason
+from experiments.benchmarks.accelerator.part import Part, Row, Settings, out_of_time, reason
 
 
 class Kind(NamedTuple):
@@ -43,8 +43,8 @@ TINY = ("dense", "layer_norm")  # those of a tiny run
 
 def rows(settings: Settings) -> Iterator[Row]:
     for name in TINY if settings.tiny else LAYERS:
-        if settings.left() <= 0:
-            yield {"layer": name, "note": "skipped: no time left"}
+        if note := out_of_time(settings, 5):
+            yield {"layer": name, "note": note}
             continue
         try:
             errors = errors_of(*LAYERS[name])

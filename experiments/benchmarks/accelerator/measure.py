@@ -1,6 +1,7 @@
 """Times of a workload in several libraries on one accelerator. A library that fails does not stop the others."""
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.benchmarks.accelerator.part import Row, Settings, reason
+from experiments.benchmarks.accelerator.part import Row, Settings, out_of_time, reason
 from experiments.benchmarks.agreement import difference, flat
 from experiments.timing import in_turn
 
@@ -45,8 +46,8 @@ def rows_of(name: str, sides: Mapping[str, Side], settings: Settings, *, same: b
     for side, (make, seconds) in sides.items():
         row: Row = {"workload": name, "side": side}
         rows[side] = row
-        if not settings.tiny and settings.left() < seconds:
-            row["note"] = f"skipped: {max(settings.left(), 0):.0f} s left, and it takes about {seconds:.0f} s"
+        if note := out_of_time(settings, seconds):
+            row["note"] = note
             continue
         try:
             runs[side], row["first_run_s"], outcomes[side] = prepare(make)
@@ -63,7 +64,7 @@ def rows_of(name: str, sides: Mapping[str, Side], settings: Settings, *, same: b
             if same and side != first:
                 rows[side]["difference"] = difference(outcomes[side], outcomes[first])
     runs.clear()
-    gc.collect()
+    release_memory()
     return list(rows.values())
 
 
@@ -76,6 +77,13 @@ def rounds_for(runs: Mapping[str, Callable[[], Any]], settings: Settings) -> int
     if settings.tiny:
         return LEAST_ROUNDS
     return int(np.clip(settings.left() / 5 / round_seconds, LEAST_ROUNDS, MOST_ROUNDS))
+
+
+def release_memory() -> None:
+    """Frees what is no longer used; PyTorch gives its part back to the card, JAX keeps its own for later."""
+    gc.collect()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
 
 
 def on_cpu(outcome: Any) -> Any:

@@ -10,13 +10,13 @@ import numpy as np
 import optax
 
 import fnnet as fn
-from experiments.benchmarks.accelerator.part import Part, Row, Settings, reason
+from experiments.benchmarks.accelerator.part import Part, Row, Settings, out_of_time, reason
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 STEPS = 10
 RATE = 1e-2
 TINY = ("sgd", "adam")  # those of a tiny run
-BATCH = 8  # optimizers that are compiled at once; the time is looked at in between
+BATCH = 8  # optimizers that are compiled at once
 
 
 def rows(settings: Settings) -> Iterator[Row]:
@@ -24,8 +24,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     names = list(TINY if settings.tiny else fn.optim.TWINS)
     for first in range(0, len(names), BATCH):
         batch = names[first : first + BATCH]
-        if settings.left() <= 0:
-            yield from ({"optimizer": name, "note": "skipped: no time left"} for name in batch)
+        if note := out_of_time(settings, 10):
+            yield from ({"optimizer": name, "note": note} for name in batch)
             continue
         lowered = [
             jax.jit(steps_of(make)).lower(params, grads) for name in batch for make in fn.optim.TWINS[name]

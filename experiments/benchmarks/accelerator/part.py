@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
+LATE = "out of time"  # how a note begins that says so
 LEAST_SHARE = 0.25  # a part that would get less than this share of its time is skipped
 
 
@@ -30,6 +31,14 @@ class Part(NamedTuple):
     rows: Callable[[Settings], Iterator[Row]]
 
 
+def out_of_time(settings: Settings, seconds: float) -> str | None:
+    """Why something that takes about so many seconds is not begun, or None if there is time for it."""
+    left = settings.left()
+    if settings.tiny or left > seconds:
+        return None
+    return f"{LATE}: {max(left, 0):.0f} s left, and it takes about {seconds:.0f} s"
+
+
 def share(seconds: float, left: float, later: Sequence[float]) -> float:
     """The seconds that a part may take.
 
@@ -48,7 +57,7 @@ def too_short(part: Part, allowed: float) -> str | None:
     """Why a part is skipped, or None if it has enough time."""
     if allowed >= LEAST_SHARE * part.seconds:
         return None
-    return f"skipped: it has {max(allowed, 0):.0f} s left, and takes about {part.seconds:.0f} s"
+    return f"{LATE}: {max(allowed, 0):.0f} s left, and it takes about {part.seconds:.0f} s"
 
 
 def reason(error: BaseException) -> str:

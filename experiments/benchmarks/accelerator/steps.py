@@ -21,9 +21,7 @@ class Case(NamedTuple):
     workload: Any
     tiny: Any  # sizes on a CPU
     half: bool = False  # computed in bfloat16
-    seconds: float = (
-        10.0  # of making and compiling fnnet's side; PyTorch's compiler is given three times as long
-    )
+    seconds: float = 10.0  # to make and compile fnnet's side; torch.compile is given three times as long
 
 
 CASES = (

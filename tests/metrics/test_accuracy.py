@@ -140,7 +140,9 @@ def test_a_wrong_k_raises() -> None:
         metrics.top_k(2.0)
     with pytest.raises(ValueError, match="top_k: k=0, wanted at least 1"):
         metrics.top_k(0)
-    with pytest.raises(ValueError, match=r"top_k: k=4, wanted at most 3, the number of classes in float32\[2,3\]"):
+    with pytest.raises(
+        ValueError, match=r"top_k: k=4, wanted at most 3, the number of classes in float32\[2,3\]"
+    ):
         metrics.top_k(4)(zeros((2, 3)), zeros(2, int))
     with pytest.raises(
         ValueError, match=r"top_k: prediction is float32\[2,3\] and target int32\[3\], wanted"

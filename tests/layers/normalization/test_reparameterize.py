@@ -221,9 +221,13 @@ def test_errors():
         ValueError, match=r"weight_norm: params has \['b', 'w'\], wanted \['g', 'v'\] and the wrapped"
     ):
         fn.weight_norm(fn.dense(2))({"w": w, "b": w[0]}, x)
-    with pytest.raises(ValueError, match=r"weight_norm: params of odd has \['g'\], names that the wrapper uses"):
+    with pytest.raises(
+        ValueError, match=r"weight_norm: params of odd has \['g'\], names that the wrapper uses"
+    ):
         jax.eval_shape(fn.weight_norm(with_entries({"w": w, "g": w}, {})).init, KEY, x)
-    with pytest.raises(ValueError, match=r"spectral_norm: state of odd has \['u', 'v'\], names that the wrapper uses"):
+    with pytest.raises(
+        ValueError, match=r"spectral_norm: state of odd has \['u', 'v'\], names that the wrapper uses"
+    ):
         jax.eval_shape(fn.spectral_norm(with_entries({"w": w}, {"v": w, "u": w})).init, KEY, x)
     with pytest.raises(
         ValueError, match=r"spectral_norm: state has no entries, wanted .*keep the one that apply"

@@ -1,6 +1,9 @@
 """fnnet: neural networks as pure functions, on JAX. `import fnnet as fn`."""
 
-from fnnet import activations, check, data, initializers, layer, losses, metrics, optim, train
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fnnet import activations, check, initializers, layer, losses
 from fnnet.activations import (
     bipolar_sigmoid,
     elu,
@@ -57,8 +60,22 @@ from fnnet.layers.recurrent.lstm import lstm, lstm_cell
 from fnnet.layers.recurrent.recurrent import bidirectional, recurrent
 from fnnet.layers.recurrent.simple_rnn import simple_rnn, simple_rnn_cell
 from fnnet.layers.recurrent.unroll import unroll
+from fnnet.sample import sample
 from fnnet.summary import summary
 from fnnet.wrappers import cast, freeze, remat, repeat
+
+if TYPE_CHECKING:
+    from fnnet import data, metrics, optim, train
+else:
+    # Half of the files are in these. They are imported when they are first used, so that `import fnnet` is fast.
+    def __getattr__(name: str) -> Any:
+        if name in ("data", "metrics", "optim", "train"):
+            return importlib.import_module(f"fnnet.{name}")
+        raise AttributeError(f"module 'fnnet' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 
@@ -130,6 +147,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rotary",
+    "sample",
     "selu",
     "separable_conv",
     "serial",

@@ -1,6 +1,5 @@
 """Combinators: layers made of layers, `serial`, `parallel`, `residual` and `on_x`."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,9 +8,10 @@ import jax.numpy as jnp
 
 from fnnet import check
 from fnnet.children import Child, apply_child, child_keys, output_shape
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, name_by_kind, printable
 
 
+@printable
 def serial(*layers: Child, **named: Child) -> Layer:
     """Layers in series: each is applied to the output of the one before it.
 
@@ -72,6 +72,7 @@ def _in_series(kind: str, children: Mapping[str, Layer]) -> Layer:
     return Layer(init, apply, kind)
 
 
+@printable
 def parallel(*branches: Child, merge: Literal["sum", "concatenate"] = "sum") -> Layer:
     """Several branches with the same input, whose outputs are merged.
 
@@ -141,6 +142,7 @@ def _check_outputs(outputs: Mapping[str, Any], merge: str) -> None:
         raise ValueError(f"parallel: the branches gave {got}; to merge by {merge} they must have {wanted}")
 
 
+@printable
 def residual(*layers: Child) -> Layer:
     """A shortcut around layers in series (He et al. 2016, arXiv:1512.03385).
 
@@ -189,6 +191,7 @@ def residual(*layers: Child) -> Layer:
     return Layer(init, apply, "residual")
 
 
+@printable
 def on_x(*layers: Child) -> Layer:
     """Layers in series for the entry "x" of a dict. The other entries are passed on unchanged.
 
@@ -232,11 +235,7 @@ def on_x(*layers: Child) -> Layer:
 
 def _name_children(kind: str, layers: Sequence[Child], named: Mapping[str, Child]) -> dict[str, Layer]:
     """The children by name, in order: first those named by kind and count, then those with given names."""
-    children: dict[str, Layer] = {}
-    count: Counter[str] = Counter()
-    for layer in map(as_layer, layers):
-        children[f"{layer.name}_{count[layer.name]}"] = layer
-        count[layer.name] += 1
+    children = name_by_kind(layers)
     for name in set(named) & set(children):
         raise ValueError(
             f"{kind}: the name {name!r} is taken by a child without a name of its own; choose another"

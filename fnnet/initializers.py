@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
+from fnnet.layer import printable
 
 Initializer = Callable[..., jax.Array]
 FanMode = Literal["fan_in", "fan_out", "fan_avg"]
@@ -45,6 +46,7 @@ def ones(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> j
     return jnp.ones(shape, dtype)
 
 
+@printable
 def constant(value: chex.Numeric) -> Initializer:
     """The same number everywhere.
 
@@ -59,6 +61,7 @@ def constant(value: chex.Numeric) -> Initializer:
     return init
 
 
+@printable
 def normal(stddev: chex.Numeric = 0.01) -> Initializer:
     """Normal distribution N(0, stddev^2).
 
@@ -75,6 +78,7 @@ def normal(stddev: chex.Numeric = 0.01) -> Initializer:
     return init
 
 
+@printable
 def truncated_normal(stddev: chex.Numeric = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
     """Normal distribution N(0, stddev^2), truncated to [lower, upper] * stddev.
 
@@ -96,6 +100,7 @@ def truncated_normal(stddev: chex.Numeric = 0.01, lower: float = -2.0, upper: fl
     return init
 
 
+@printable
 def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializer:
     """Uniform distribution U[low, scale). The default for `low` is 0, as in `jax.nn.initializers`.
 
@@ -116,6 +121,7 @@ def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializ
     return init
 
 
+@printable
 def glorot_uniform() -> Initializer:
     """Glorot's uniform initializer, for tanh and similar activations: U[-b, b], b = sqrt(6 / (fan_in + fan_out)).
 
@@ -130,6 +136,7 @@ def glorot_uniform() -> Initializer:
     return _scaled("uniform", 1.0, "fan_avg")
 
 
+@printable
 def glorot_normal() -> Initializer:
     """Glorot's normal initializer, for tanh and similar activations: N(0, 2 / (fan_in + fan_out)).
 
@@ -144,6 +151,7 @@ def glorot_normal() -> Initializer:
     return _scaled("normal", 1.0, "fan_avg")
 
 
+@printable
 def kaiming_uniform(
     activation: str = "relu", *, mode: FanMode = "fan_in", negative_slope: float = 0.01
 ) -> Initializer:
@@ -165,6 +173,7 @@ def kaiming_uniform(
     return _scaled("uniform", gain(activation, negative_slope=negative_slope), mode)
 
 
+@printable
 def kaiming_normal(
     activation: str = "relu", *, mode: FanMode = "fan_in", negative_slope: float = 0.01
 ) -> Initializer:
@@ -186,6 +195,7 @@ def kaiming_normal(
     return _scaled("normal", gain(activation, negative_slope=negative_slope), mode)
 
 
+@printable
 def lecun_uniform() -> Initializer:
     """LeCun's uniform initializer, with a gain of 1: U[-b, b], b = sqrt(3 / fan_in).
 
@@ -199,6 +209,7 @@ def lecun_uniform() -> Initializer:
     return _scaled("uniform", 1.0, "fan_in")
 
 
+@printable
 def lecun_normal() -> Initializer:
     """LeCun's normal initializer, with a gain of 1: N(0, 1 / fan_in). It is the one for selu.
 
@@ -212,6 +223,7 @@ def lecun_normal() -> Initializer:
     return _scaled("normal", 1.0, "fan_in")
 
 
+@printable
 def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
     """Orthonormal columns (or rows, if there are fewer): w^T w = gain^2 I, uniform over all such matrices.
 
@@ -244,6 +256,7 @@ def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
     return init
 
 
+@printable
 def identity(gain: chex.Numeric = 1.0) -> Initializer:
     """The identity times `gain`: each output is its own input. In a convolution it is at the centre of the window.
 
@@ -271,6 +284,7 @@ def identity(gain: chex.Numeric = 1.0) -> Initializer:
     return init
 
 
+@printable
 def sparse(connections: int = 15, *, stddev: chex.Numeric = 1.0) -> Initializer:
     """Each unit has `connections` incoming weights from N(0, stddev^2), at random places. The others are 0.
 

@@ -11,9 +11,10 @@ from jax import lax
 
 from fnnet import check
 from fnnet.children import Child, apply_child, output_shape
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 
 
+@printable
 def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
     """A layer repeated several times, each time with its own params.
 
@@ -85,6 +86,7 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
     return Layer(init, apply, "repeat")
 
 
+@printable
 def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
     """A layer or network computed in another precision, with params kept in float32.
 
@@ -131,6 +133,7 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
     return Layer(init, apply, "cast")
 
 
+@printable
 def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
     """Rematerialization: backprop recomputes what happens inside a layer instead of storing it. Saves memory.
 
@@ -165,6 +168,7 @@ def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
     return Layer(child.init, apply, "remat")
 
 
+@printable
 def freeze(layer: Child) -> Layer:
     """A layer that does not learn: its params get no gradient, and it always runs as in evaluation.
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.keys import keys_for
 
 
+@printable
 def dense(
     features: int,
     *,

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 
 from fnnet import check
 from fnnet.activations import identity
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 from fnnet.layers.keys import required_key
 from fnnet.layers.normalization.inner_weight import weight
 from fnnet.layers.without_params import without_params
 
 
+@printable
 def dropout(rate: chex.Numeric) -> Layer:
     """Inverted dropout: units are dropped in training, and the others are scaled up to keep the mean.
 
@@ -46,6 +47,7 @@ def dropout(rate: chex.Numeric) -> Layer:
     return _dropout("dropout", rate, 0, "any shape", lambda shape: shape)
 
 
+@printable
 def spatial_dropout(rate: chex.Numeric) -> Layer:
     """Inverted spatial dropout: a channel of an example is dropped or kept as a whole.
 
@@ -78,6 +80,7 @@ def spatial_dropout(rate: chex.Numeric) -> Layer:
     return _dropout("spatial_dropout", rate, 3, "(batch, *space, channels)", one_per_channel)
 
 
+@printable
 def stochastic_depth(rate: chex.Numeric) -> Layer:
     """Inverted stochastic depth ("drop path"): whole examples are dropped, at the end of a residual branch.
 
@@ -111,6 +114,7 @@ def stochastic_depth(rate: chex.Numeric) -> Layer:
     return _dropout("stochastic_depth", rate, 1, "(batch, ...)", one_per_example)
 
 
+@printable
 def drop_connect(layer: Layer, rate: chex.Numeric) -> Layer:
     """Inverted DropConnect: entries of a layer's weights are dropped, not its outputs.
 

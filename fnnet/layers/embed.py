@@ -10,10 +10,11 @@ import numpy as np
 from fnnet import check, initializers
 from fnnet.children import apply_child, output_shape
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 from fnnet.layers.dense import product
 
 
+@printable
 def embed(vocabulary: int, features: int, *, w_init: Initializer = initializers.normal(1.0)) -> Layer:
     """Embedding: index i is mapped to row i of a table, which is a one-hot vector times w.
 
@@ -78,6 +79,7 @@ def _check(params: Params, x: Any) -> None:
         raise ValueError(f"embed: indices from {low} to {high}, wanted 0 to {vocabulary - 1}")
 
 
+@printable
 def tied_embed(
     vocabulary: int, features: int, body: Layer, *, w_init: Initializer = initializers.normal(0.02)
 ) -> Layer:

@@ -8,10 +8,11 @@ import jax
 
 from fnnet import activations, check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.dense import dense
 
 
+@printable
 def highway(
     activation: Callable[[jax.Array], jax.Array] = activations.relu,
     *,

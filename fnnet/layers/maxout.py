@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.dense import dense
 
 
+@printable
 def maxout(
     features: int,
     pieces: int = 2,

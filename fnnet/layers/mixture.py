@@ -11,10 +11,11 @@ from jax import lax
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 from fnnet.layers.mixture_capacity import compute_choices
 
 
+@printable
 def mixture_of_experts(
     expert: Layer,
     experts: int,

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from fnnet import check
 from fnnet.activations import identity
-from fnnet.layer import Layer
+from fnnet.layer import Layer, printable
 from fnnet.layers.without_params import without_params
 
 
+@printable
 def gaussian_dropout(rate: chex.Numeric) -> Layer:
     """Gaussian dropout: units are multiplied by noise with the mean and the variance of dropout's mask.
 
@@ -41,6 +42,7 @@ def gaussian_dropout(rate: chex.Numeric) -> Layer:
     return _noisy("gaussian_dropout", lambda x, noise: x * (1 + jnp.sqrt(rate / (1 - rate)) * noise))
 
 
+@printable
 def gaussian_noise(stddev: chex.Numeric) -> Layer:
     """Gaussian noise, added in training.
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 
 
+@printable
 def radial_basis(
     centres: int, *, beta: chex.Numeric | None = None, c_init: Initializer = initializers.normal(1.0)
 ) -> Layer:

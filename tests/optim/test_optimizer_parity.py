@@ -142,6 +142,7 @@ def test_float64(name: str) -> None:
     check(cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_fewer_digits(name: str) -> None:
     check({dtype.__name__: twins(name, dtype) for dtype in (jnp.float32, jnp.bfloat16)})
@@ -197,6 +198,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 def test_other_arguments() -> None:
     check(
         {

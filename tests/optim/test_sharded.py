@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -38,6 +40,7 @@ print(len(TWINS), "optimizers on", len(jax.devices()), "devices")
 """
 
 
+@pytest.mark.slow
 def test_every_optimizer_on_eight_devices() -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

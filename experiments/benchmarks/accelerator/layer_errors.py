@@ -59,7 +59,7 @@ def errors_of(layer: fn.Layer, shape: tuple[int, ...]) -> dict[str, float]:
     rng = np.random.default_rng(0)
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         example = jax.ShapeDtypeStruct(shape, np.float64)
-        params, state = jax.device_get(jax.jit(partial(layer.init, x=example))(jax.random.key(0)))
+        params, state = jax.device_get(jax.jit(lambda key: layer.init(key, example))(jax.random.key(0)))
         shapes = jax.eval_shape(partial(layer.apply, train=True), params, state, example)[0]
         exact = jax.jit(partial(outcome, layer))
     x, c = rng.normal(size=shape), rng.normal(size=shapes.shape)

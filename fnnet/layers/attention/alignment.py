@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention.inputs import attention_inputs
 
 
+@printable
 def additive_attention(features: int, *, w_init: Initializer = initializers.glorot_uniform()) -> Layer:
     """Additive attention: a mean of the memory, weighted by a small network's scores of query and memory.
 
@@ -78,6 +79,7 @@ def additive_attention(features: int, *, w_init: Initializer = initializers.glor
     return Layer(init, apply, "additive_attention")
 
 
+@printable
 def multiplicative_attention(
     *, score: Literal["general", "dot"] = "general", w_init: Initializer = initializers.glorot_uniform()
 ) -> Layer:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention import position
 from fnnet.layers.attention.cache import append, empty_cache, has_room
 from fnnet.layers.attention.dot_product import attend, check_heads, scores_shape
@@ -21,6 +21,7 @@ from fnnet.layers.dropout import dropout_if_any
 NAME = "multi_head_attention"
 
 
+@printable
 def multi_head_attention(
     heads: int,
     *,

@@ -9,10 +9,11 @@ from jax import lax
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention.cache import has_room
 
 
+@printable
 def learned_position(
     length: int, *, w_init: Initializer = initializers.normal(0.02), cache: bool = False
 ) -> Layer:
@@ -76,6 +77,7 @@ def _check_learned(params: Params, x: Any) -> None:
         )
 
 
+@printable
 def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) -> Layer:
     """Sinusoidal positions: waves of many lengths are added, for sequences of any length.
 

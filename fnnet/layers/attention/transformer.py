@@ -11,7 +11,7 @@ from fnnet.activations import gelu
 from fnnet.children import apply_child, child_keys
 from fnnet.combinators import serial
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention.inputs import attention_inputs
 from fnnet.layers.attention.multi_head import multi_head_attention
 from fnnet.layers.dense import dense
@@ -19,6 +19,7 @@ from fnnet.layers.dropout import dropout_if_any
 from fnnet.layers.normalization.norm import layer_norm
 
 
+@printable
 def transformer_encoder_block(
     heads: int,
     *,
@@ -89,6 +90,7 @@ def transformer_encoder_block(
     )
 
 
+@printable
 def transformer_decoder_block(
     heads: int,
     *,

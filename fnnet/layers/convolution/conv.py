@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.convolution.convolve import convolve
 from fnnet.layers.convolution.window import (
     LAYOUT,
@@ -23,6 +23,7 @@ from fnnet.layers.dense import add_bias
 from fnnet.layers.keys import keys_for
 
 
+@printable
 def conv(
     features: int,
     window: PerAxis,

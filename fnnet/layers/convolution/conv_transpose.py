@@ -11,13 +11,14 @@ from jax import lax
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.convolution.conv import check_kernel, init_kernel
 from fnnet.layers.convolution.convolve import convolve
 from fnnet.layers.convolution.window import Padding, Pads, PerAxis, check_arguments, per_axis
 from fnnet.layers.dense import add_bias, product
 
 
+@printable
 def conv_transpose(
     features: int,
     window: PerAxis,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer
+from fnnet.layer import Layer, printable
 from fnnet.layers.convolution.max_pool_gradient import window_max
 from fnnet.layers.convolution.window import (
     Padding,
@@ -23,6 +23,7 @@ from fnnet.layers.convolution.window import (
 from fnnet.layers.without_params import without_params
 
 
+@printable
 def max_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Padding = "VALID") -> Layer:
     """Max pooling: the largest element of each window. Padding is never the largest.
 
@@ -61,6 +62,7 @@ def max_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
     return without_params("max_pool", windows, pool)
 
 
+@printable
 def avg_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Padding = "VALID") -> Layer:
     """Average pooling: the mean of the elements in each window. Padding is not counted.
 
@@ -151,6 +153,7 @@ def global_max_pool(x: jax.Array) -> jax.Array:
     return _max(_pixels(x), 1)
 
 
+@printable
 def adaptive_avg_pool(size: PerAxis) -> Layer:
     """Adaptive average pooling: the output has a fixed size, whatever the size of the input.
 
@@ -182,6 +185,7 @@ def adaptive_avg_pool(size: PerAxis) -> Layer:
     return _adaptive("adaptive_avg_pool", mean, size)
 
 
+@printable
 def adaptive_max_pool(size: PerAxis) -> Layer:
     """Adaptive max pooling: the output has a fixed size, whatever the size of the input.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.convolution.convolve import convolve
 from fnnet.layers.convolution.window import (
     LAYOUT,
@@ -23,6 +23,7 @@ from fnnet.layers.dense import add_bias
 from fnnet.layers.keys import keys_for
 
 
+@printable
 def depthwise_conv(
     window: PerAxis,
     *,
@@ -92,6 +93,7 @@ def depthwise_conv(
     return Layer(init, apply, "depthwise_conv")
 
 
+@printable
 def separable_conv(
     features: int,
     window: PerAxis,

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.normalization.norm import affine, check_affine, init_affine
 
 
+@printable
 def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | None = None) -> Layer:
     """Batch normalization: each feature is normalized over the batch (and over space).
 

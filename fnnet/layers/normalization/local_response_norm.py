@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer
+from fnnet.layer import Layer, printable
 from fnnet.layers.without_params import without_params
 
 
+@printable
 def local_response_norm(
     size: int = 5, *, k: chex.Numeric = 2.0, alpha: chex.Numeric = 1e-4, beta: chex.Numeric = 0.75
 ) -> Layer:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 
 
+@printable
 def layer_norm(*, eps: float = 1e-5) -> Layer:
     """Layer normalization: each example (or each token, each pixel) is normalized over its features.
 
@@ -58,6 +59,7 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
     return Layer(init, apply, "layer_norm")
 
 
+@printable
 def rms_norm(*, eps: float = 1e-6) -> Layer:
     """Root-mean-square normalization: layer normalization without the mean and the shift.
 
@@ -101,6 +103,7 @@ def rms_norm(*, eps: float = 1e-6) -> Layer:
     return Layer(init, apply, "rms_norm")
 
 
+@printable
 def group_norm(groups: int, *, eps: float = 1e-5) -> Layer:
     """Group normalization: each example is normalized over space and the channels of a group.
 
@@ -144,6 +147,7 @@ def group_norm(groups: int, *, eps: float = 1e-5) -> Layer:
     return _over_space("group_norm", groups_of, eps)
 
 
+@printable
 def instance_norm(*, eps: float = 1e-5) -> Layer:
     """Instance normalization: each channel of each example is normalized over space.
 

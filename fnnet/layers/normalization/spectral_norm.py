@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 from fnnet.layers.normalization.inner_weight import check_names_free, split_off, weight
 
 
+@printable
 def spectral_norm(layer: Layer, *, iterations: int = 1, eps: float = 1e-12) -> Layer:
     """Spectral normalization: weights are divided by their largest singular value, so that f is 1-Lipschitz in x.
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 from fnnet.layers.normalization.inner_weight import check_names_free, split_off, weight
 
 
+@printable
 def weight_norm(layer: Layer) -> Layer:
     """Weight normalization: the length and the direction of each output's weights are separate params.
 

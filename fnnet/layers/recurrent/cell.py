@@ -1,18 +1,21 @@
 """Recurrent cells: one step of a recurrent network, and cells stacked on top of each other."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import chex
 import jax
 
 from fnnet import check
-from fnnet.layer import Params
+from fnnet.layer import Params, printable, show_call
 
 Carry = Any
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Cell:
     """One step of a recurrent network: three pure functions.
 
     Attributes:
@@ -25,6 +28,7 @@ class Cell(NamedTuple):
         name: the kind of cell, for errors.
         sequence: `(params, carry, x) -> (carry, y)` with x and y (time, batch, features): the same as a scan over
             step, for a cell that has a faster way. None uses a scan.
+        call: the constructor and its arguments, which `print` shows, as in `Layer`.
 
     Example:
         A cell written by hand, the running sum of its inputs:
@@ -44,8 +48,13 @@ class Cell(NamedTuple):
     step: Callable[[Params, Carry, Any], tuple[Carry, Any]]
     name: str
     sequence: Callable[[Params, Carry, Any], tuple[Carry, Any]] | None = None
+    call: partial[Any] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return self.name if self.call is None else show_call(self.call)
 
 
+@printable
 def stack_cells(*cells: Cell) -> Cell:
     """Several cells as one: the output of each is the input of the next.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
 from fnnet.layers.recurrent.cell import Cell
 from fnnet.layers.recurrent.gates import check_cell, init_cell, sigmoid, zero_carry
@@ -19,6 +19,7 @@ from fnnet.layers.recurrent.unroll import Outputs
 Reset = Literal["after", "before"]
 
 
+@printable
 def gru_cell(
     features: int,
     *,
@@ -101,7 +102,15 @@ def gru_cell(
     return Cell(init, initial_carry, step, "gru")
 
 
-def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs: Outputs = "all") -> Layer:
+@printable
+def gru(
+    features: int,
+    *,
+    reset: Reset = "after",
+    reverse: bool = False,
+    outputs: Outputs = "all",
+    cache: bool = False,
+) -> Layer:
     """Gated recurrent units along a sequence: `recurrent(gru_cell(features))`.
 
         h_t = (1 - z_t) n_t + z_t h_{t-1},      y_t = h_t       (the gates: `gru_cell`)
@@ -113,6 +122,7 @@ def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs
         reset: "after" (cuDNN, PyTorch, Keras) or "before" (Cho et al.).
         reverse: run from the last step to the first.
         outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Cho et al. 2014, arXiv:1406.1078.
 
@@ -123,4 +133,4 @@ def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs
         (4, 5, 8)
     """
     cell = gru_cell(features, reset=reset)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="gru")
+    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="gru")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
 from fnnet.layers.recurrent import lstm_fused
 from fnnet.layers.recurrent.cell import Cell
@@ -18,6 +18,7 @@ from fnnet.layers.recurrent.recurrent import recurrent
 from fnnet.layers.recurrent.unroll import Outputs
 
 
+@printable
 def lstm_cell(
     features: int,
     *,
@@ -110,6 +111,7 @@ def lstm_cell(
     return Cell(init, initial_carry, step, "lstm", None if peepholes else sequence)
 
 
+@printable
 def lstm(
     features: int,
     *,
@@ -117,6 +119,7 @@ def lstm(
     peepholes: bool = False,
     reverse: bool = False,
     outputs: Outputs = "all",
+    cache: bool = False,
 ) -> Layer:
     """Long short-term memory along a sequence: `recurrent(lstm_cell(features))`.
 
@@ -130,6 +133,7 @@ def lstm(
         peepholes: whether the gates see c.
         reverse: run from the last step to the first.
         outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Hochreiter & Schmidhuber 1997, "Long short-term memory".
 
@@ -140,4 +144,4 @@ def lstm(
         (2, 8)
     """
     cell = lstm_cell(features, forget_bias=forget_bias, peepholes=peepholes)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="lstm")
+    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="lstm")

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.recurrent.cell import Cell, check_is_cell, check_names
 from fnnet.layers.recurrent.unroll import Outputs, check_outputs, check_sequence, unroll
 
 
-def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all") -> Layer:
+@printable
+def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all", cache: bool = False) -> Layer:
     """A layer that runs a cell along a sequence. Its params are those of the cell.
 
         carry_t, y_t = step(params, carry_{t-1}, x_t)
@@ -23,7 +24,8 @@ def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all") ->
     number of real steps of each. What comes after these changes nothing, and its y is 0. With outputs="all" the
     output is such a dict, too; with outputs="last" it is an array.
 
-    The carry starts at `cell.initial_carry`, and is not returned. Use `unroll` to give one and get one back.
+    The carry starts at `cell.initial_carry`, and is not returned, unless there is a cache. Use `unroll` to give one
+    and get one back.
 
     Shapes: x (batch, time, features), y (batch, time, features'), or (batch, features') for the last output.
 
@@ -32,11 +34,14 @@ def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all") ->
             your own `Cell`.
         reverse: run from the last step to the first; with lengths, from the last real step. y_t keeps its place t.
         outputs: "all", or "last", the output of the last step that is run, which is the first in time if reverse.
+        cache: keep the carry from one evaluation to the next, to decode token by token. The state is {"carry"}: an
+            evaluation starts from it and ends in it. Training starts at `cell.initial_carry` and does not change
+            it. Params are the same as without.
 
     Raises:
         TypeError: `cell` is not a Cell; x is not floating point; lengths is not an array of integers.
         ValueError: `outputs` is unknown; a dict has no "x"; x is not (batch, time, features); lengths is not
-            (batch,), or outside 0 to time.
+            (batch,), or outside 0 to time; there is a cache with reverse, or with the carry of another batch.
 
     Example:
         >>> net = fn.serial(fn.recurrent(fn.lstm_cell(8), outputs="last"), fn.dense(2))
@@ -44,9 +49,14 @@ def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all") ->
         >>> net(params, jnp.ones((4, 5, 3))).shape
         (4, 2)
     """
-    return dataclasses.replace(_run("recurrent", cell, reverse, outputs), name="recurrent")
+    if cache and reverse:
+        raise ValueError(
+            "recurrent: cache=True and reverse=True, wanted one of them: later steps are not known yet"
+        )
+    return dataclasses.replace(_run("recurrent", cell, reverse, outputs, cache), name="recurrent")
 
 
+@printable
 def bidirectional(
     cell: Cell,
     backward: Cell | None = None,
@@ -83,8 +93,8 @@ def bidirectional(
     if merge not in ("concatenate", "sum"):
         raise ValueError(f"bidirectional: merge={merge!r}, wanted 'concatenate' or 'sum'")
     directions = {
-        "forward": _run("bidirectional", cell, False, outputs),
-        "backward": _run("bidirectional", cell if backward is None else backward, True, outputs),
+        "forward": _run("bidirectional", cell, False, outputs, False),
+        "backward": _run("bidirectional", cell if backward is None else backward, True, outputs, False),
     }
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
@@ -116,7 +126,7 @@ def bidirectional(
     return Layer(init, apply, "bidirectional")
 
 
-def _run(name: str, cell: Cell, reverse: bool, outputs: Outputs) -> Layer:
+def _run(name: str, cell: Cell, reverse: bool, outputs: Outputs, cache: bool) -> Layer:
     """A cell along a sequence in one direction, for the layer that is named in errors."""
     check_is_cell(name, cell)
     check_outputs(name, outputs)
@@ -127,15 +137,24 @@ def _run(name: str, cell: Cell, reverse: bool, outputs: Outputs) -> Layer:
         with check.at(name, x):
             check_sequence(cell.name, array, lengths)
             one = jax.ShapeDtypeStruct((array.shape[0], *array.shape[2:]), jnp.result_type(array))
-            return cell.init(key, one), {}
+            params = cell.init(key, one)
+            return params, {"carry": cell.initial_carry(params, one)} if cache else {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
         array, lengths = _array_and_lengths(name, x)
         with check.at(name, x):
-            _, y = unroll(cell, params, array, lengths=lengths, reverse=reverse, outputs=outputs)
-        return ({**x, "x": y} if isinstance(x, Mapping) and outputs == "all" else y), {}
+            if cache:
+                check.has_keys(name, "state", state, ("carry",))
+            before = state["carry"] if cache and not train else None
+            after, y = unroll(
+                cell, params, array, carry=before, lengths=lengths, reverse=reverse, outputs=outputs
+            )
+        y = {**x, "x": y} if isinstance(x, Mapping) and outputs == "all" else y
+        if not cache:
+            return y, {}
+        return y, state if train else {"carry": after}
 
     return Layer(init, apply, name)
 

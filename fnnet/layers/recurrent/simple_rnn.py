@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fnnet import activations, check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
 from fnnet.layers.recurrent.cell import Cell
 from fnnet.layers.recurrent.gates import check_cell, init_cell, zero_carry
@@ -20,6 +20,7 @@ from fnnet.layers.recurrent.unroll import Outputs
 Activation = Callable[[jax.Array], jax.Array]
 
 
+@printable
 def simple_rnn_cell(
     features: int,
     *,
@@ -76,12 +77,14 @@ def simple_rnn_cell(
     return Cell(init, initial_carry, step, "simple_rnn")
 
 
+@printable
 def simple_rnn(
     features: int,
     *,
     activation: Activation = activations.tanh,
     reverse: bool = False,
     outputs: Outputs = "all",
+    cache: bool = False,
 ) -> Layer:
     """Simple recurrent network along a sequence: `recurrent(simple_rnn_cell(features))`.
 
@@ -94,6 +97,7 @@ def simple_rnn(
         activation: a function of an array. The default is `fnnet.tanh`.
         reverse: run from the last step to the first.
         outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Elman 1990, "Finding structure in time".
 
@@ -104,4 +108,6 @@ def simple_rnn(
         (4, 5, 8)
     """
     cell = simple_rnn_cell(features, activation=activation)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="simple_rnn")
+    return dataclasses.replace(
+        recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="simple_rnn"
+    )

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fnnet import check
 from fnnet.children import apply_child
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 from fnnet.train.step import TrainState, start
 
 # How an array is split, or a function of its shape and the mesh, so that one rule works for any rank and any mesh.
@@ -168,6 +168,7 @@ def fully_sharded(axis: str = "data", *, at_least: int = 1024, rules: Rules = ()
     return [(pattern, add_axis(spec)) for pattern, spec in rules] + [("", add_axis(PartitionSpec()))]
 
 
+@printable
 def gather_params(layer: Layer | Callable[[Any], Any], mesh: Mesh, rules: Rules = ()) -> Layer:
     """A layer whose params are gathered just before it uses them, and again in the backward pass.
 

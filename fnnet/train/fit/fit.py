@@ -36,7 +36,7 @@ from fnnet.train.fit.stopping import still_stopped, stop_reason
 from fnnet.train.history import append_line, join_chunks, rows_to_columns, write_lines
 from fnnet.train.progress import progress_bar
 
-RECENT = 10  # with not_finite="skip", fit gives up where the losses of so many calls are all not finite
+RECENT = 10  # with not_finite="skip", fit gives up when no loss of this many calls is finite
 
 
 def fit(

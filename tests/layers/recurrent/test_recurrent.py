@@ -1,5 +1,6 @@
 """Recurrence over time beside loops in NumPy, sequence by sequence and step by step."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -462,7 +463,7 @@ def test_wrong_carries():
 
 def test_a_carry_of_weak_type():
     """It takes the dtype of the inputs, and what a run ended with begins the next."""
-    total = TOTAL._replace(initial_carry=lambda params, x: jnp.full(x.shape, 0.0))
+    total = dataclasses.replace(TOTAL, initial_carry=lambda params, x: jnp.full(x.shape, 0.0))
     x = ones((1, 2, 1), jnp.bfloat16)
     carry, _ = fn.unroll(total, {}, x)
     carry, _ = fn.unroll(total, {}, x, carry=carry)
@@ -499,7 +500,7 @@ def test_outputs_that_cannot_be_merged():
         ValueError, match=r"forward gave float32\[2,3,4\] and backward float32\[2,3,1\]; .* one shape$"
     ):
         fn.bidirectional(TOTAL, pooled, merge="sum")({}, x)
-    flat = pooled._replace(step=lambda params, carry, x: (carry, x.sum(axis=-1)))
+    flat = dataclasses.replace(pooled, step=lambda params, carry, x: (carry, x.sum(axis=-1)))
     with pytest.raises(
         ValueError, match=r"backward float32\[2,3\]; to merge by concatenate .* except for the last axis"
     ):
@@ -530,6 +531,6 @@ def test_wrong_params():
         raise ValueError("no such luck")
 
     with pytest.raises(ValueError, match="no such luck") as caught:
-        fn.recurrent(fn.stack_cells(TOTAL, TOTAL._replace(init=fails))).init(KEY, x)
+        fn.recurrent(fn.stack_cells(TOTAL, dataclasses.replace(TOTAL, init=fails))).init(KEY, x)
     assert "in stack_cells['cell_1'], input float32[2,3]" in said(caught)
     assert "in recurrent(stack_cells), input float32[2,4,3]" in said(caught)

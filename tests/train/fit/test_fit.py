@@ -34,7 +34,8 @@ def noisy(n: int, seed: int) -> dict[str, Any]:
 DATA = fn.data.Dataset(noisy(80, 0), valid=noisy(20, 5))
 # Where the network does not matter: what compiles fastest.
 SMALL: dict[str, Any] = {
-    "net": fn.dense(2), "optimizer": fn.optim.sgd(0.1), "valid": None, "metrics": None,
+    "net": fn.dense(2), "initial": ({"w": normal(2, 2), "b": np.zeros(2, np.float32)}, {}),
+    "optimizer": fn.optim.sgd(0.1), "valid": None, "metrics": None,
 }  # fmt: skip
 
 
@@ -326,7 +327,7 @@ def test_debug_finds_a_nan_that_the_loss_does_not_see() -> None:
     def hidden(x: Any) -> Any:
         return x + jnp.nan_to_num(jax.lax.stop_gradient(jnp.sqrt(x - 9.0)))
 
-    given = SMALL | {"net": fn.serial(fn.dense(2), hidden), "steps": 2}
+    given = SMALL | {"net": fn.serial(fn.dense(2), hidden), "initial": None, "steps": 2}
     assert np.isfinite(fit(**given).history["train_loss"]).all()
     with pytest.raises(fn.train.DivergedError, match=r"the first NaN comes out of serial\['hidden_0'\]"):
         fit(debug=True, **given)
@@ -422,7 +423,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"batch_size": 8}, "another run: batch_size was 16, and is 8"),
         ({"train": other}, "another run: digest was"),
         ({"optimizer": fn.optim.sgd(0.1)}, "another network or optimizer wrote it"),
-        ({"net": fn.dense(2, use_bias=False)}, "another network or optimizer wrote it"),
+        ({"net": fn.dense(2, use_bias=False), "initial": None}, "another network or optimizer wrote it"),
     ):
         with pytest.raises(fn.train.CheckpointError, match=message):
             fit(**again | given)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from tests.arrays import equal, normal
 LOSS = fn.losses.softmax_cross_entropy
 NET = fn.dense(2)
 X = normal(24, 3)
+INITIAL = {"w": normal(3, 2), "b": np.zeros(2, np.float32)}, {}
 DATA = {"x": X, "y": (X.sum(1) > 0).astype(np.int32)}
 
 
@@ -35,6 +37,7 @@ def fit(**given: Any) -> Fitted:
         "net": NET, "loss": LOSS, "optimizer": fn.optim.sgd(0.5), "train": DATA, "steps": 9, "progress": False,
     }  # fmt: skip
     settings |= {"batch_size": 8} if isinstance(given.get("train", DATA), dict) else {}
+    settings |= {} if "net" in given else {"initial": INITIAL}  # compiles faster than a draw
     return fit_function(**(settings | given))
 
 
@@ -325,12 +328,9 @@ def test_the_best_is_no_nan() -> None:
     def at_first(prediction: Any, target: Any) -> Any:
         return jnp.where(jnp.sum(prediction**2) < first * 1.0001, jnp.nan, LOSS(prediction, target))
 
-    initial = {"w": normal(3, 2), "b": np.zeros(2, np.float32)}, {}
-    after_one = jax.device_get(fit(initial=initial, steps=1).params)
+    after_one = jax.device_get(fit(steps=1).params)
     first = float(np.sum((X @ after_one["w"] + after_one["b"]) ** 2))
-    got = fit(
-        initial=initial, valid=DATA, eval_every=1, metrics={"m": at_first}, monitor="valid_m", maximize=False
-    )
+    got = fit(valid=DATA, eval_every=1, metrics={"m": at_first}, monitor="valid_m", maximize=False)
     scores = got.history["valid_m"]
     assert np.isnan(scores[0])
     assert got.best is not None
@@ -430,6 +430,17 @@ def test_ctrl_c_in_a_process(tmp_path: Path) -> None:
 def test_arguments_that_make_no_sense(given: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fit(**given)
+
+
+def test_a_missing_package_is_noticed_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match="progress=True wanted a bar, and rich is not installed: pip install rich"
+    ):
+        fit(progress=True, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_is_no_part_of_a_program() -> None:

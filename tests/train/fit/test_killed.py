@@ -68,8 +68,8 @@ def ended(pid):
     return bool(found)
 
 began = time.perf_counter()
-assert os.waitpid(fork(folder + "/whole"), 0)[1] == 0
-took, last = time.perf_counter() - began, checkpoint.steps(folder + "/whole/checkpoints")[-1]
+assert os.waitpid(fork(folder + "/unbroken"), 0)[1] == 0
+took, last = time.perf_counter() - began, checkpoint.steps(folder + "/unbroken/checkpoints")[-1]
 done, saving, runs, begun = 0, 0, 0, []
 while True:  # as many runs as it takes
     stopped = f"{folder}/killed_{runs}"
@@ -118,7 +118,7 @@ def killed(mode: str, folder: Path, kills: int, *arguments: Path) -> list[Path]:
     done = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, (seed, done.stdout, done.stderr)
     print(done.stdout)
-    return [folder / "whole", *sorted(folder.glob("killed_*"))]
+    return [folder / "unbroken", *sorted(folder.glob("killed_*"))]
 
 
 def bits(value: Any) -> Any:
@@ -142,8 +142,8 @@ def result(folder: Path) -> Any:
 
 
 def test_on_examples_in_memory(tmp_path: Path) -> None:
-    whole, *stopped = killed("memory", tmp_path, int(os.environ.get("FNNET_KILLS", "6")))
-    (fitted, lines) = wanted = result(whole)
+    unbroken, *stopped = killed("memory", tmp_path, int(os.environ.get("FNNET_KILLS", "6")))
+    (fitted, lines) = wanted = result(unbroken)
     assert fitted["stopped"] == "patience"
     assert 40 < len(lines) < 400
     assert len({line["learning_rate"] for line in lines}) > 3
@@ -158,8 +158,8 @@ def test_on_a_stream_of_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(50, 4)).astype(np.float32)
     fn.data.save_arrays(tmp_path / "data", {"x": x, "y": (x[:, 0] > 0).astype(np.int32)})
-    whole, *stopped = killed("stream", tmp_path, 2, tmp_path / "data")
-    wanted = result(whole)
+    unbroken, *stopped = killed("stream", tmp_path, 2, tmp_path / "data")
+    wanted = result(unbroken)
     assert wanted[0]["stopped"] == "finished"
     assert len(wanted[1]) == 20
     for folder in stopped:

@@ -40,13 +40,15 @@ class TestRepeat:
                 p, s = jax.tree.map(lambda a, i=i: a[i], (params, state))
                 x, s = layer.apply(p, s, x, key=key, train=True)
                 states.append(s)
-            return jnp.sum(jnp.square(x)), (x, jax.tree.map(lambda *s: jnp.stack(s), *states))
+            return jnp.sum(x**3), (x, jax.tree.map(lambda *s: jnp.stack(s), *states))
 
         def scanned(params, x):
             y, s = net.apply(params, state, x, key=KEY, train=True)
-            return jnp.sum(jnp.square(y)), (y, s)
+            return jnp.sum(y**3), (y, s)
 
-        close(*(jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(params, X) for f in (scanned, loop)))
+        # The sum of squares would be the same for all params: the block ends in a normalization.
+        results = [jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(params, X) for f in (scanned, loop)]
+        arrays.close(*results, rtol=1e-4, atol=1e-5)
 
     def test_unroll_changes_nothing_but_the_program(self):
         nets = [fn.repeat(fn.residual(fn.dense(4), fn.tanh), 5, unroll=u) for u in (1, 2, 5)]
@@ -156,7 +158,7 @@ class TestRemat:
 
         def run(layer, params, x):
             y, after = layer.apply(params, state, x, key=KEY, train=True)
-            return jnp.sum(jnp.square(y)), after
+            return jnp.sum(y**3), after
 
         close(
             *(

@@ -302,7 +302,7 @@ def three_ways(error, folder):
     assert "package dataset-fashion-mnist" in message
     assert "$FNNET_DATA" in message
     assert all(name in message for name in NAMES)
-    assert f"network, which fills {folder}" in message
+    assert f"network connection, which fills {folder}" in message
 
 
 def test_a_connection_that_ends_early_leaves_nothing_behind(cache, server):

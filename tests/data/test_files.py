@@ -238,7 +238,7 @@ def test_a_file_of_another_content(folder):
         data.open_arrays(folder)
     np.save(folder / "x.npy", x.view(np.int32))
     with pytest.raises(
-        ValueError, match=r"x\.npy is int32\[4,2\], wanted float32\[4,2\], of which arrays\.json"
+        ValueError, match=r"x\.npy is int32\[4,2\], wanted float32\[4,2\], as in arrays\.json"
     ):
         data.open_arrays(folder)
 

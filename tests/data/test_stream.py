@@ -302,7 +302,9 @@ def test_a_short_last_batch_is_shared_where_it_can_be():
     assert [a + b for a, b in zip(*shares, strict=True)] == [
         [*range(i, min(i + 6, 22))] for i in range(0, 22, 6)
     ]
-    with pytest.raises(ValueError, match="batches of 5 and 6 examples, wanted multiples of 2, the processes"):
+    with pytest.raises(
+        ValueError, match="batches of 5 and 6 examples, wanted multiples of 2, the number of processes"
+    ):
         data.stream(EXAMPLES, 6, shuffle=False, shard=(0, 2))
 
 
@@ -449,7 +451,11 @@ def test_examples_and_sizes_that_do_not_fit(error, message, args):
         (ValueError, r"shard=\(-1, 2\), wanted", {"shard": (-1, 2)}),
         (ValueError, "shard=2, wanted", {"shard": 2}),
         (ValueError, r"shard=\(0\.0, 1\), wanted", {"shard": (0.0, 1)}),
-        (ValueError, "batches of 5 examples, wanted multiples of 2, the processes", {"shard": (0, 2)}),
+        (
+            ValueError,
+            "batches of 5 examples, wanted multiples of 2, the number of processes",
+            {"shard": (0, 2)},
+        ),
     ],
 )
 def test_options_that_do_not_fit(error, message, options):

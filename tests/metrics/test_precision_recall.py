@@ -81,9 +81,9 @@ def test_counts_beyond_what_float32_holds() -> None:
     many = 2**24
     confusion, precision = metrics.confusion_matrix(2), metrics.precision(2, None)
     batch = array(np.eye(2)), array([0, 1])
-    matrix, _ = confusion.update((array(np.full((2, 2), many)), zeros([], jnp.int32)), *batch)
+    matrix, _ = jax.jit(confusion.update)((array(np.full((2, 2), many)), zeros([], jnp.int32)), *batch)
     np.testing.assert_array_equal(matrix, [[many + 1, many], [many, many + 1]])
-    counts, unknown = precision.update((array(np.full((3, 2), many)), zeros([], jnp.int32)), *batch)
+    counts, unknown = jax.jit(precision.update)((array(np.full((3, 2), many)), zeros([], jnp.int32)), *batch)
     np.testing.assert_array_equal(counts, np.full((3, 2), many + 1))
     # The sums over classes and the doubled counts of F1 pass 2^31.
     large = array(np.full((3, 2), 2**30 - 1))

@@ -104,11 +104,13 @@ def plot(
     labels: dict[str, Any] = {}
     for axes in figure.axes:
         labels |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # A character is about half as wide as it is high, and a line and its margins take 60 pixels.
+    legend_width = sum(0.55 * font * DPI / 72 * len(label) + 60 for label in labels)
     figure.legend(
         labels.values(),
         labels.keys(),
         loc="outside upper center",
-        ncols=1 if is_narrow else len(labels),
+        ncols=len(labels) if legend_width < width else 1,
         frameon=False,
         fontsize=font,
     )

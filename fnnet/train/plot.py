@@ -95,11 +95,11 @@ def plot(
         figsize=(width / DPI, (down * panel_height + 60) / DPI), dpi=DPI, layout="constrained"
     )
     font = min(max(width / 80, 9.0), 15.0)  # points: a wide picture is still legible on a phone
-    panels = figure.subplots(down, across, squeeze=False).flat
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
         draw_panel(axes, name, [c for c in curves if c.measure == name], error, smoothing, ticker)
         _set_font(axes, font)
-    for axes in list(panels)[len(names) :]:
+    for axes in panels[len(names) :]:
         axes.remove()
     labels: dict[str, Any] = {}
     for axes in figure.axes:

@@ -95,20 +95,22 @@ def plot(
         figsize=(width / DPI, (down * panel_height + 60) / DPI), dpi=DPI, layout="constrained"
     )
     font = min(max(width / 80, 9.0), 15.0)  # points: a wide picture is still legible on a phone
-    panels = figure.subplots(down, across, squeeze=False).flat
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
         draw_panel(axes, name, [c for c in curves if c.measure == name], error, smoothing, ticker)
         _set_font(axes, font)
-    for axes in list(panels)[len(names) :]:
+    for axes in panels[len(names) :]:
         axes.remove()
     labels: dict[str, Any] = {}
     for axes in figure.axes:
         labels |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # A character is about half as wide as it is high, and a line and its margins take 60 pixels.
+    legend_width = sum(0.55 * font * DPI / 72 * len(label) + 60 for label in labels)
     figure.legend(
         labels.values(),
         labels.keys(),
         loc="outside upper center",
-        ncols=1 if is_narrow else len(labels),
+        ncols=len(labels) if legend_width < width else 1,
         frameon=False,
         fontsize=font,
     )

@@ -64,6 +64,12 @@ def test_one_run() -> None:
     assert figure.get_size_inches()[0] * figure.dpi == 1280
 
 
+def test_an_odd_number_of_panels() -> None:
+    given = history()
+    figure = fn.train.plot(given | {"train_penalty": given["train_loss"]})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "penalty"]
+
+
 def test_without_smoothing_the_losses_themselves_are_the_line() -> None:
     loss = lines(fn.train.plot(history(), smoothing=0.0), "loss")
     assert loss.keys() == {"training", "validation", "test"}

@@ -5,10 +5,15 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import jax
+
+if missing := [name for name in ("matplotlib", "rich", "sklearn", "tyro") if find_spec(name) is None]:
+    raise ImportError(f"this script needs {', '.join(missing)}: pip install -e '.[experiments]'")
+
 import tyro
 from rich.console import Console
 from rich.progress import (

@@ -1,4 +1,4 @@
-"""A picture of a training run: loss and error by epoch, to be read on a phone too."""
+"""A plot of a training run: loss and error by epoch, readable on a phone too."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from experiments.plotting import BLUE, ORANGE, STYLE, WIDTH, log_axis
 
 
 def draw_curves(history: Mapping[str, np.ndarray], file: Path, title: str) -> None:
-    """Loss and error, in training the means of the steps from one evaluation to the next, and in validation."""
+    """Loss and error in validation, and in training, where each point is the mean of the steps since the last one."""
     steps, epochs = history["eval_step"], history["epoch"]
     between = [slice(a, b) for a, b in zip([0, *steps[:-1]], steps, strict=True)]
     dot = "." if len(steps) < 30 else ""

@@ -1,4 +1,4 @@
-"""What the training recipes share: flags that a resumed run keeps, its folder and files, the summary."""
+"""What the training recipes share: the flags, which a resumed run keeps; its folder and files; the summary."""
 
 import dataclasses
 import json
@@ -20,22 +20,26 @@ from fnnet.atomic import write_atomically
 T = TypeVar("T")
 
 CONFIG = "config.json"
-NOT_KEPT = ("folder", "resume")  # of the flags
+NOT_KEPT = ("folder", "resume")  # flags that config.json leaves out
 
 
 def flags(config: type[T], command: str) -> T:
-    """The command line, checked. With --resume, what is not on it is as it was in the run of --folder."""
+    """The command line, checked. With --resume, flags that are not given are those of the run in --folder."""
     prog = f"python -m experiments.{command}"
     make: Any = config
     given: Any = parse(config, prog)
     if given.resume:
         if given.folder is None:
-            fail(command, "--resume wants --folder, that of the run to go on with")
+            fail(
+                command, "--resume is without --folder, wanted --folder with the folder of the run to resume"
+            )
         before = _before(command, given.folder)["config"]
         try:
             given = parse(config, prog, make(**before, folder=given.folder, resume=True))
         except TypeError:
-            fail(command, f"--resume: {given.folder / CONFIG} is of another command: it has {sorted(before)}")
+            fail(
+                command, f"--resume: {given.folder / CONFIG} is from another command: it has {sorted(before)}"
+            )
     for name in ("epochs", "batch_size"):
         if getattr(given, name) < 1:
             fail(
@@ -44,20 +48,22 @@ def flags(config: type[T], command: str) -> T:
     if not (given.learning_rate > 0 and math.isfinite(given.learning_rate)):
         fail(command, f"--learning-rate {given.learning_rate} is not a positive number")
     if not (given.weight_decay >= 0 and math.isfinite(given.weight_decay)):
-        fail(command, f"--weight-decay {given.weight_decay} is negative, or no number")
+        fail(command, f"--weight-decay {given.weight_decay} is negative or not a number")
     return given
 
 
 def mesh_of(command: str, count: int | None, batch_size: int) -> jax.sharding.Mesh | None:
-    """The devices that batches are split over; None where there is one."""
+    """The devices that batches are split over; None if there is only one."""
     found = devices(command, count)
     if batch_size % len(found):
-        fail(command, f"--batch-size {batch_size} is no multiple of the {len(found)} devices; see --devices")
+        fail(
+            command, f"--batch-size {batch_size} is not a multiple of the {len(found)} devices; see --devices"
+        )
     return jax.make_mesh((len(found),), ("data",), devices=found) if len(found) > 1 else None
 
 
 def steps_of(command: str, config: Any, train: Mapping[str, Any]) -> int:
-    """Steps in all."""
+    """The number of steps of the whole training."""
     n = len(train["y"])
     if config.batch_size > n:
         fail(command, f"--batch-size {config.batch_size} is more than the {n} training examples")
@@ -66,10 +72,10 @@ def steps_of(command: str, config: Any, train: Mapping[str, Any]) -> int:
 
 @contextmanager
 def running(command: str, config: Any) -> Iterator[Path]:
-    """The folder to train in. What fails inside ends the program with one line.
+    """The folder to train in. An error inside ends the program with one line.
 
-    Its config.json has flags, versions, device and git revision, and, of a run that goes on, those of its
-    earlier starts.
+    The folder's config.json has the flags, versions, device and git revision. For a resumed run it also has those of
+    the earlier starts.
     """
     folder = config.folder or new_folder(command)
     file, before = folder / CONFIG, None
@@ -77,7 +83,10 @@ def running(command: str, config: Any) -> Iterator[Path]:
         if config.resume:
             before = _before(command, folder)
         elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            fail(command, f"--folder {folder} exists already: --resume goes on there, or name a new one")
+            fail(
+                command,
+                f"--folder {folder} exists already: resume the run there with --resume, or name a new folder",
+            )
         kept = {name: v for name, v in dataclasses.asdict(config).items() if name not in NOT_KEPT}
         starts = [] if before is None else [*before["earlier"], {**before, "earlier": None}]
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +94,7 @@ def running(command: str, config: Any) -> Iterator[Path]:
         try:
             yield folder
         except fn.train.CheckpointError:
-            # Nothing has begun: the next --resume is to find the flags of the run that is there.
+            # Training has not begun, so the next --resume must find the flags of the run that is there.
             if before is not None:
                 _write(file, before)
             raise
@@ -95,16 +104,16 @@ def running(command: str, config: Any) -> Iterator[Path]:
 
 
 def stop_if_interrupted(command: str, fitted: fn.train.Fitted, folder: Path) -> None:
-    """Ends the program, with status 130, where Ctrl-C has ended the training."""
+    """Ends the program with status 130 if Ctrl-C ended the training."""
     if fitted.stopped == "interrupted":
-        print(f"go on: python -m experiments.{command} --folder {folder} --resume")
+        print(f"resume with: python -m experiments.{command} --folder {folder} --resume")
         raise SystemExit(130)
 
 
 def finish(folder: Path, title: str, fitted: fn.train.Fitted, test: Mapping[str, Any]) -> None:
-    """Weights, results.json, the picture, two lines."""
+    """Writes the weights, results.json and the curves, and prints two lines."""
     fn.train.save_safetensors(folder / "params.safetensors", fitted.params)
-    if jax.tree.leaves(fitted.state):  # running averages, without which such a network gives nothing
+    if jax.tree.leaves(fitted.state):  # running averages, which the network needs in evaluation
         fn.train.save_safetensors(folder / "state.safetensors", fitted.state)
     history = fitted.history
     accuracy = {"valid": float(history["valid_accuracy"][-1]), "test": float(test["accuracy"])}
@@ -123,7 +132,7 @@ def finish(folder: Path, title: str, fitted: fn.train.Fitted, test: Mapping[str,
 
 
 def _before(command: str, folder: Path) -> dict[str, Any]:
-    """The folder's config.json."""
+    """The config.json of a folder; ends the program if it cannot be used."""
     file = folder / CONFIG
     try:
         found = json.loads(file.read_text())
@@ -132,11 +141,11 @@ def _before(command: str, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         fail(command, f"--resume: {file} cannot be read: {error}")
     if not isinstance(found, dict) or not {"config", "earlier"} <= set(found):
-        fail(command, f"--resume: {file} is of another program")
+        fail(command, f"--resume: {file} is from another program")
     return found
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
-    """JSON, whole or not at all."""
+    """Writes JSON atomically: the file is complete or not there."""
     text = json.dumps(strict(dict(content)), indent=2, allow_nan=False) + "\n"
     write_atomically(file, lambda beside: beside.write_text(text))

@@ -1,15 +1,15 @@
 """Throughput against devices, batch size and runs at once: `python -m experiments.scaling`.
 
-Three tables, and a picture with a line for each and the ideal beside it, twice the examples a second for twice of
-what is on the axis:
+It prints three tables, and draws each as a line beside the ideal, in which doubling the number on the axis doubles the
+examples per second:
 
-- devices: one batch, split over 1, 2, 4, ... of them, by `fit(..., mesh=...)`. The losses of all counts must agree;
-  the exit status is 1 where they do not.
-- batch size: on one device, by `fit`.
-- runs at once: so many networks, each with a key of its own, by `jit(vmap(make_run(...)))` on one device.
+- devices: one batch, split over 1, 2, 4, ... devices by `fit(..., mesh=...)`. The losses must agree whatever the number
+  of devices; otherwise the exit status is 1.
+- batch size: on one device, with `fit`.
+- runs at once: several networks, each with its own key, with `jit(vmap(make_run(...)))` on one device.
 
-Pictures are noise, since the time does not depend on what they show. A CPU is cut into eight devices, which share its
-cores: there, the first table shows that many devices compute what one does, and says nothing about speed.
+The images are noise, as the time does not depend on their content. A CPU is divided into eight devices, which share its
+cores. There the first table shows that many devices compute the same as one, and says nothing about speed.
 """
 
 import csv
@@ -29,15 +29,16 @@ from rich.console import Console
 from rich.table import Table
 
 import fnnet as fn
-from experiments.benchmarks.side_by_side import difference
+from experiments.benchmarks.agreement import difference
 from experiments.command_line import devices, fail, new_folder, parse, progress_on
+from experiments.compilation_cache import use_compilation_cache
+from experiments.fashion_mnist import network
 from experiments.plotting import BLUE, GREY, STYLE, WIDTH
 from experiments.results_folder import complete_folder, environment
-from experiments.train_fashion_mnist import network
 
 COMMAND = "scaling"
-SPEEDS = 4  # stretches of a run that are timed, after one in which it compiles
-AGREE = 1e-4  # losses that are the same but for the order of sums differ by less, of the largest of them
+SPEEDS = 4  # timed stretches of a run, after the one in which it compiles
+AGREE = 1e-4  # a larger difference of losses, as a share of the largest, is more than rounding
 WHAT = {"devices": "devices", "batch_size": "batch size, examples", "runs": "runs at once"}
 
 
@@ -46,23 +47,23 @@ class Config:
     """Throughput of training against the number of devices, the batch size and the number of runs at once."""
 
     model: Literal["mlp", "cnn", "resnet"] = "mlp"
-    """The network, one of train_fashion_mnist's."""
+    """The network, as in train_fashion_mnist."""
     devices: int | None = None
-    """Split the batch over up to so many; all there are by default. A CPU is cut into as many, 8 by default."""
+    """The largest number of devices, by default all. A CPU is divided into that many, by default 8."""
     batch_size: int = 256
-    """Examples a step where devices are counted, of all of them together."""
+    """Examples per step, over all devices together, in the first table."""
     batch_sizes: tuple[int, ...] = (16, 64, 256, 1024)
-    """Examples a step, on one device."""
+    """Examples per step, on one device, in the second table."""
     runs: tuple[int, ...] = (1, 2, 4, 8)
-    """Runs at once, on one device."""
+    """Runs at once, on one device, in the third table."""
     runs_batch_size: int = 32
-    """Examples a step of each of these."""
+    """Examples per step of each of these runs."""
     steps: int = 10
-    """Steps in each of the four stretches that are timed; a median is taken."""
+    """Steps in each of the four timed stretches, whose median is reported."""
     seed: int = 0
-    """Of weights, pictures and order."""
+    """Seed of the weights, the images and their order."""
     out: Path | None = None
-    """Folder of the results, new; runs/scaling-DATE-TIME unless given."""
+    """New folder for the results; by default runs/scaling-DATE-TIME."""
 
 
 def check(config: Config) -> None:
@@ -75,7 +76,7 @@ def check(config: Config) -> None:
 
 
 def examples(n: int, seed: int) -> dict[str, jax.Array]:
-    """Noise for pictures, and the labels of a network that is not told, so that the loss falls."""
+    """Noise as images. A linear network gives the labels, so that the loss can fall."""
     draw = np.random.default_rng(seed)
     x = draw.normal(size=(n, 28, 28, 1)).astype(np.float32)
     y = np.argmax(x.reshape(n, -1) @ draw.normal(size=(784, 10)), axis=1).astype(np.int32)
@@ -83,12 +84,14 @@ def examples(n: int, seed: int) -> dict[str, jax.Array]:
 
 
 def by_fit(config: Config, batch_size: int, split_over: list[jax.Device]) -> tuple[float, np.ndarray]:
-    """Examples a second, and the loss of each step."""
+    """Examples per second, and the loss of each step."""
     mesh = jax.make_mesh((len(split_over),), ("data",), devices=split_over) if len(split_over) > 1 else None
     fitted = fn.train.fit(
         network(config.model),
         fn.losses.softmax_cross_entropy,
-        fn.optim.sgd(0.01),  # adam's update is the gradient's sign at first: rounding of a 0 would be a step
+        fn.optim.sgd(
+            0.01
+        ),  # adam's first update is the gradient's sign, so the rounding of a 0 would be a whole step
         examples(2 * batch_size, config.seed),
         steps=(1 + SPEEDS) * config.steps,
         eval_every=config.steps,
@@ -101,7 +104,7 @@ def by_fit(config: Config, batch_size: int, split_over: list[jax.Device]) -> tup
 
 
 def by_vmap(config: Config, runs: int) -> float:
-    """Examples a second of all runs together."""
+    """Examples per second of all runs together."""
     run = fn.train.make_run(
         network(config.model),
         fn.losses.softmax_cross_entropy,
@@ -124,7 +127,7 @@ def by_vmap(config: Config, runs: int) -> float:
 def rows_of(
     config: Config, found: list[jax.Device], counts: list[int], console: Console
 ) -> list[dict[str, Any]]:
-    """A row a measurement; `off_by`: by how much losses differ from those on one device."""
+    """A row per measurement. `off_by`: how much the losses differ from those on one device."""
     rows: list[dict[str, Any]] = []
     with progress_on(console) as progress:
         task = progress.add_task("", total=len(counts) + len(config.batch_sizes) + len(config.runs))
@@ -179,7 +182,7 @@ def draw(file: Path, rows: list[dict[str, Any]], title: str, note: str) -> None:
             mine = [row for row in rows if row["what"] == what]
             value = np.array([row["value"] for row in mine])
             speed = np.array([row["examples_per_second"] for row in mine])
-            ax.set(xscale="log", yscale="log", xlabel=WHAT[what], ylabel="examples a second")
+            ax.set(xscale="log", yscale="log", xlabel=WHAT[what], ylabel="examples per second")
             if not mine:
                 continue
             ax.plot(value, speed[0] * value / value[0], "--", color=GREY, label="ideal: proportional")
@@ -199,14 +202,15 @@ def draw(file: Path, rows: list[dict[str, Any]], title: str, note: str) -> None:
 
 
 def main() -> None:
+    use_compilation_cache()
     config = parse(Config, f"python -m experiments.{COMMAND}")
     check(config)
     found = devices(COMMAND, config.devices, of_a_cpu=8)
     counts = [2**i for i in range(len(found).bit_length())]
     if config.batch_size % counts[-1]:
-        fail(COMMAND, f"--batch-size {config.batch_size} is no multiple of {counts[-1]} devices")
+        fail(COMMAND, f"--batch-size {config.batch_size} is not a multiple of {counts[-1]} devices")
     console, where = Console(), environment()
-    title = f"{config.model}, 28x28 pictures, {where['device']}"
+    title = f"{config.model}, 28x28 images, {where['device']}"
     console.print(f"{title}, {len(found)} devices, jax {where['versions']['jax']}")
 
     rows = rows_of(config, found, counts, console)
@@ -215,8 +219,8 @@ def main() -> None:
             console.print(table_of(rows, what))
     note = ""
     if found[0].platform == "cpu" and len(found) > 1:
-        note = "devices that share one CPU: correctness, not speed"
-        console.print(f"{note}: the first table is about its last column.")
+        note = "the devices share one CPU: this shows correctness, not speed"
+        console.print(f"{note}; only the last column of the first table counts.")
 
     out = config.out or new_folder(COMMAND)
     with complete_folder(out) as folder:
@@ -235,7 +239,7 @@ def main() -> None:
     if wrong := [row for row in rows if not row.get("off_by", 0.0) <= AGREE]:
         fewest = wrong[0]
         console.print(
-            f"on {fewest['value']} devices losses differ from those on one by {fewest['off_by']:.1e}"
+            f"on {fewest['value']} devices the losses differ from those on one device by {fewest['off_by']:.1e}"
         )
         raise SystemExit(1)
 

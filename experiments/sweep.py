@@ -1,7 +1,8 @@
 """Sweeps learning rate x weight decay x width of an MLP on digits: `python -m experiments.sweep`.
 
-Rates and decays are one program with all seeds; a width changes the program, so each has a sweep of its own. It
-prints a table, and writes runs.csv, sweep.json and pictures of all widths together into a new folder under runs/.
+All learning rates, weight decays and seeds run in one program. A width changes the program, so there is one sweep per
+width. The command prints a table, and writes runs.csv, sweep.json and plots of all widths together to a new folder
+under runs/.
 """
 
 import dataclasses
@@ -17,10 +18,11 @@ from rich.console import Console
 
 import fnnet as fn
 from experiments.command_line import fail, new_folder, parse
+from experiments.compilation_cache import use_compilation_cache
 from experiments.results_folder import environment
 from fnnet.atomic import write_atomically
+from fnnet.train.sweep.halving import rank_trials
 from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
-from fnnet.train.sweep.trials import order_of
 
 COMMAND = "sweep"
 
@@ -30,34 +32,34 @@ class Config:
     """Sweeps learning rate x weight decay x width of an MLP on digits, with AdamW."""
 
     widths: tuple[int, ...] = (16, 64, 256)
-    """Units of the hidden layer; each width is a sweep of its own."""
+    """Units of the hidden layer, with one sweep per width."""
     search: Literal["random", "grid"] = "random"
-    """Random draws, log-uniform in the ranges below, or a grid of values spread evenly there, by their logarithms."""
+    """Random draws from the ranges below, or a grid over them; both on a log scale."""
     trials: int = 20
-    """Pairs of rate and decay for each width; of a grid the next smaller square."""
+    """Pairs of learning rate and weight decay per width; for a grid, rounded down to a square."""
     learning_rates: tuple[float, float] = (1e-4, 0.3)
-    """The least and the largest learning rate."""
+    """The smallest and the largest learning rate."""
     weight_decays: tuple[float, float] = (1e-5, 1.0)
-    """The least and the largest weight decay."""
+    """The smallest and the largest weight decay."""
     seeds: int = 3
-    """How many seeds; each draws other weights and batches."""
+    """Number of seeds, each with its own weights and batches."""
     steps: int = 150
-    """Updates of each run; with --halving of its first rung."""
+    """Steps of each run; with --halving, those of the first rung."""
     batch_size: int = 64
-    """Examples a batch."""
+    """Examples per batch."""
     halving: int | None = None
-    """Successive halving: after each rung one in so many trials goes on, for so many times as many steps."""
+    """Successive halving with this factor f: after each rung, one trial in f continues, for f times as many steps."""
     devices: int = 1
-    """Devices to spread the runs over."""
+    """Number of devices to distribute the runs over."""
     out: Path | None = None
-    """Folder of the results, new; runs/sweep-DATE-TIME unless given."""
+    """New folder for the results; by default runs/sweep-DATE-TIME."""
     resume: Path | None = None
-    """Folder of a sweep that was interrupted: give its options again, and it goes on behind its last chunk."""
+    """Folder of an interrupted sweep, which resumes after its last chunk. Give the same options again."""
 
 
 def check(config: Config) -> None:
     if not config.widths:
-        fail(COMMAND, "--widths wants at least one value")
+        fail(COMMAND, "--widths is empty, wanted at least one value")
     sizes = [("widths", width) for width in config.widths]
     sizes += [(name, getattr(config, name)) for name in ("trials", "seeds", "steps", "batch_size", "devices")]
     for option, size in sizes:
@@ -68,24 +70,27 @@ def check(config: Config) -> None:
         if not 0 < low < high < float("inf"):
             fail(
                 COMMAND,
-                f"--{option.replace('_', '-')} {low} {high}, wanted two positive numbers, the least first",
+                f"--{option.replace('_', '-')} {low} {high}, wanted two positive numbers, the smaller first",
             )
     if config.halving is not None and not 2 <= config.halving <= config.trials:
         fail(
-            COMMAND, f"--halving {config.halving}, wanted 2 at least, and at most the {config.trials} trials"
+            COMMAND, f"--halving {config.halving}, wanted at least 2, and at most the {config.trials} trials"
         )
     if config.devices > jax.device_count():
-        fail(COMMAND, f"--devices {config.devices} are more than the {jax.device_count()} there are")
+        fail(COMMAND, f"--devices {config.devices} are more than the {jax.device_count()} that JAX sees")
     if config.out is not None and config.resume is not None:
-        fail(COMMAND, "--out names a new folder and --resume an old one: take one of them")
+        fail(
+            COMMAND,
+            "got --out and --resume, wanted one of them: --out names a new folder, --resume an old one",
+        )
     if config.out is not None and config.out.exists():
         fail(COMMAND, f"--out {config.out} exists already, wanted the name of a new folder")
     if config.resume is not None and not config.resume.is_dir():
-        fail(COMMAND, f"--resume {config.resume} is no folder, wanted that of a sweep that was interrupted")
+        fail(COMMAND, f"--resume {config.resume} is not a folder, wanted the folder of an interrupted sweep")
 
 
 def space(config: Config) -> tuple[dict[str, Any], int | None]:
-    """The space, and the number of trials where they are drawn."""
+    """The search space, and the number of trials if they are drawn."""
     ranges = {"learning_rate": config.learning_rates, "weight_decay": config.weight_decays}
     if config.search == "random":
         return {name: fn.train.log_uniform(*ends) for name, ends in ranges.items()}, config.trials
@@ -116,7 +121,7 @@ def sweep_width(config: Config, width: int, data: fn.data.Dataset, folder: Path)
 
 
 def joined(widths: tuple[int, ...], swept: list[fn.train.Sweep]) -> fn.train.Sweep:
-    """The sweeps of all widths as one, with the width among the hyperparameters."""
+    """The sweeps of all widths as one, with the width as a hyperparameter."""
 
     def rows(parts: list[Any]) -> Any:
         return jax.tree.map(lambda *of: np.concatenate(of), *parts)
@@ -125,7 +130,7 @@ def joined(widths: tuple[int, ...], swept: list[fn.train.Sweep]) -> fn.train.Swe
     of_trial = np.repeat(widths, [len(s.order) for s in swept])
     scores, rungs = rows([s.scores for s in swept]), rows([s.rungs for s in swept])
     rank = np.empty(len(scores), int)
-    rank[order_of(scores, swept[0].maximize)] = np.arange(len(scores))
+    rank[rank_trials(scores, swept[0].maximize)] = np.arange(len(scores))
     return swept[0]._replace(
         hparams=hparams | {"width": of_trial},
         scores=scores,
@@ -135,13 +140,13 @@ def joined(widths: tuple[int, ...], swept: list[fn.train.Sweep]) -> fn.train.Swe
         diverged_at=rows([s.diverged_at for s in swept]),
         rungs=rungs,
         order=np.lexsort((rank, -rungs)),
-        params=None,  # each width has others
+        params=None,  # they differ in shape
         state=None,
     )
 
 
 def write(out: Path, config: Config, swept: fn.train.Sweep, seconds: float) -> None:
-    """The results; sweep.json last, when the others are there."""
+    """Writes the results. sweep.json comes last, so that the others are there when it is."""
     swept.to_csv(out / "runs.csv")
     parallel_coordinates(swept, out / "parallel_coordinates.png")
     sensitivity(swept, out / "sensitivity.png")
@@ -158,6 +163,7 @@ def write(out: Path, config: Config, swept: fn.train.Sweep, seconds: float) -> N
 
 
 def main() -> None:
+    use_compilation_cache()
     config = parse(Config, f"python -m experiments.{COMMAND}")
     check(config)
     console = Console()
@@ -178,15 +184,15 @@ def main() -> None:
         try:
             swept.append(sweep_width(config, width, data, out))
         except KeyboardInterrupt:
-            print(f"interrupted; --resume {out}, with the same options, goes on", file=sys.stderr)
+            print(f"interrupted; resume with --resume {out} and the same options", file=sys.stderr)
             raise SystemExit(130) from None
-        except ValueError as error:  # the folder is that of another sweep, or damaged
+        except ValueError as error:  # the folder is damaged, or from another sweep
             fail(COMMAND, str(error))
         console.print(f"width {width}: {swept[-1].mapping}, {swept[-1].why}")
     together = joined(config.widths, swept)
     print(together.table(10))
     write(out, config, together, time.perf_counter() - began)
-    console.print(f"{time.perf_counter() - began:.0f} s; table, pictures: {out}", soft_wrap=True)
+    console.print(f"{time.perf_counter() - began:.0f} s; table and plots: {out}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time of functions, side by side: compiled, warmed up, interleaved, because a machine's speed drifts."""
+"""Times of functions, side by side: compiled, warmed up, and interleaved, because a machine's speed drifts."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Compared(NamedTuple):
-    """Times of two sides, in seconds; a ratio below 1 says that ours is the faster."""
+    """Times of two sides, in seconds. Below a ratio of 1, ours is the faster."""
 
     ours: float  # median
     baseline: float  # median
@@ -21,12 +21,11 @@ class Compared(NamedTuple):
 def compile_time(f: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     """f compiled ahead of time for these arguments, and the seconds that took, tracing included.
 
-    It is compiled twice, and the second time counts: the first one pays for what JAX loads on first use, which would
-    be put down to the side that comes first.
+    It is compiled twice, and the second time counts: what JAX loads on first use would be charged to the first side.
     """
     for _ in range(2):
         start = time.perf_counter()
-        fresh = jax.jit(lambda *args: f(*args))  # a function that no cache knows
+        fresh = jax.jit(lambda *args: f(*args))  # a new function, which is in no cache
         compiled = fresh.lower(*args).compile()
         seconds = time.perf_counter() - start
     return compiled, seconds
@@ -35,14 +34,14 @@ def compile_time(f: Callable[..., Any], *args: Any) -> tuple[Any, float]:
 def interleaved(
     ours: Callable[..., Any], baseline: Callable[..., Any], args: Sequence[Any], *, pairs: int, calls: int = 1
 ) -> Compared:
-    """Both sides in turn, the order of a pair alternating.
+    """Times of two sides that take turns; their order alternates from pair to pair.
 
     Args:
         ours: a compiled function of `args[0]`.
         baseline: a compiled function of `args[1]`.
         args: the arguments of the two.
-        pairs: pairs that are measured, after a tenth as many that are not.
-        calls: calls a measurement, for what is too short for the clock.
+        pairs: measured pairs, after a tenth as many that are not measured.
+        calls: calls per measurement, for functions that are too short for the clock.
     """
 
     def seconds(f: Callable[..., Any], arguments: Any) -> float:
@@ -66,16 +65,16 @@ def interleaved(
 def in_turn(
     sides: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 3, calls: int = 1
 ) -> dict[str, np.ndarray]:
-    """Seconds of a call of every side in every round, the order of the sides rotating.
+    """Seconds per call of every side in every round; the order of the sides rotates.
 
-    Each side is called once untimed when its turn comes, as in a loop of its own: the threads of the side before it
-    have gone to sleep by then, and its data is in the cache.
+    Each side is called once untimed when its turn comes, as if it ran in a loop alone: the threads of the side before
+    have gone to sleep by then, and its own data is in the cache.
 
     Args:
         sides: functions without arguments, by name, that wait for what they compute.
-        rounds: rounds that are measured.
-        warm_up: rounds before them that are not.
-        calls: timed calls a turn, for what is too short for the clock.
+        rounds: measured rounds.
+        warm_up: rounds before them that are not measured.
+        calls: timed calls per turn, for functions that are too short for the clock.
     """
     names = list(sides)
     measured: dict[str, list[float]] = {name: [] for name in names}

@@ -1,8 +1,8 @@
-"""Trains a network on handwritten digits: the smallest whole recipe. `python -m experiments.train_digits`.
+"""Trains a network on handwritten digits: the smallest complete recipe. `python -m experiments.train_digits`.
 
-Data, network, schedule, optimizer, `fit`, and the test at the end, in a few seconds. It writes a folder under runs/:
-config.json, history.jsonl, checkpoints, the weights as safetensors, results.json, a picture of the curves. Ctrl-C
-stops it, and `--folder runs/... --resume` goes on, with the flags of before.
+Data, network, schedule, optimizer, `fit`, and the test at the end, in a few seconds. It writes a folder under runs/
+with config.json, history.jsonl, checkpoints, the weights as safetensors, results.json and a plot of the curves.
+Ctrl-C stops it. `--folder runs/... --resume` resumes it, with the same flags.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Literal
 
 import fnnet as fn
 from experiments import recipe
+from experiments.compilation_cache import use_compilation_cache
 
 COMMAND = "train_digits"
 
@@ -21,23 +22,23 @@ class Config:
     """Trains a network on the 1,797 digits of scikit-learn."""
 
     model: Literal["mlp", "cnn"] = "mlp"
-    """The network: 20 thousand params, or 10 thousand that take longer and do better."""
+    """The network. The mlp has 20 thousand params. The cnn has 10 thousand, is slower and more accurate."""
     epochs: int = 40
-    """Passes through the training part, 1,079 digits."""
+    """Passes over the training part, which has 1,079 digits."""
     batch_size: int = 64
-    """Examples a step."""
+    """Examples per step."""
     learning_rate: float = 0.01
-    """Of AdamW at its peak; it rises for a tenth of the steps, and falls to 0 along a cosine."""
+    """Peak learning rate of AdamW. It rises during the first tenth of the steps, then falls to 0 along a cosine."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     seed: int = 0
-    """Of weights, order and dropout."""
+    """Seed of the weights, the order of the examples, and dropout."""
     devices: int | None = None
-    """Split batches over so many devices, a CPU cut into as many; by default over all there are."""
+    """Number of devices to split batches over, by default all of them. A CPU is divided into that many."""
     folder: Path | None = None
-    """Where results go; a new one under runs/ unless given."""
+    """Folder for the results; by default a new one under runs/."""
     resume: bool = False
-    """Go on from the last checkpoint in --folder. Flags are as they were, unless given again."""
+    """Resume from the last checkpoint in --folder. Flags keep their values, unless given again."""
 
 
 def network(model: str) -> fn.Layer:
@@ -51,6 +52,7 @@ def network(model: str) -> fn.Layer:
 
 
 def main() -> None:
+    use_compilation_cache()
     config = recipe.flags(Config, COMMAND)
     mesh = recipe.mesh_of(COMMAND, config.devices, config.batch_size)
     data = fn.data.standardize(fn.data.digits(), axis=(0, 1, 2, 3))

@@ -1,6 +1,9 @@
 """fnnet: neural networks as pure functions, on JAX. `import fnnet as fn`."""
 
-from fnnet import activations, check, data, initializers, layer, losses, metrics, optim, train
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fnnet import activations, check, initializers, layer, losses
 from fnnet.activations import (
     bipolar_sigmoid,
     elu,
@@ -22,10 +25,11 @@ from fnnet.activations import (
 from fnnet.combinators import on_x, parallel, residual, serial
 from fnnet.layer import Layer, as_layer
 from fnnet.layers.attention.alignment import additive_attention, multiplicative_attention
-from fnnet.layers.attention.attention import dot_product_attention, multi_head_attention
+from fnnet.layers.attention.dot_product import dot_product_attention
+from fnnet.layers.attention.multi_head import multi_head_attention
 from fnnet.layers.attention.position import learned_position, rotary, sinusoidal_position
 from fnnet.layers.attention.transformer import transformer_decoder_block, transformer_encoder_block
-from fnnet.layers.convolution.conv import conv, depthwise_conv, separable_conv
+from fnnet.layers.convolution.conv import conv
 from fnnet.layers.convolution.conv_transpose import conv_transpose
 from fnnet.layers.convolution.pool import (
     adaptive_avg_pool,
@@ -36,35 +40,42 @@ from fnnet.layers.convolution.pool import (
     max_pool,
 )
 from fnnet.layers.convolution.resize import depth_to_space, pad, space_to_depth, upsample
+from fnnet.layers.convolution.separable_conv import depthwise_conv, separable_conv
 from fnnet.layers.dense import dense, flatten
-from fnnet.layers.dropout import (
-    drop_connect,
-    dropout,
-    gaussian_dropout,
-    gaussian_noise,
-    spatial_dropout,
-    stochastic_depth,
-)
+from fnnet.layers.dropout import drop_connect, dropout, spatial_dropout, stochastic_depth
 from fnnet.layers.embed import embed, tied_embed
 from fnnet.layers.highway import highway
 from fnnet.layers.maxout import maxout
 from fnnet.layers.mixture import mixture_of_experts
+from fnnet.layers.noise import gaussian_dropout, gaussian_noise
 from fnnet.layers.normalization.batch_norm import batch_norm
-from fnnet.layers.normalization.norm import (
-    group_norm,
-    instance_norm,
-    layer_norm,
-    local_response_norm,
-    rms_norm,
-)
-from fnnet.layers.normalization.reparameterize import spectral_norm, weight_norm
+from fnnet.layers.normalization.local_response_norm import local_response_norm
+from fnnet.layers.normalization.norm import group_norm, instance_norm, layer_norm, rms_norm
+from fnnet.layers.normalization.spectral_norm import spectral_norm
+from fnnet.layers.normalization.weight_norm import weight_norm
 from fnnet.layers.radial_basis import radial_basis
+from fnnet.layers.recurrent.cell import Cell, stack_cells
 from fnnet.layers.recurrent.gru import gru, gru_cell
 from fnnet.layers.recurrent.lstm import lstm, lstm_cell
-from fnnet.layers.recurrent.recurrent import Cell, bidirectional, recurrent, stack_cells, unroll
+from fnnet.layers.recurrent.recurrent import bidirectional, recurrent
 from fnnet.layers.recurrent.simple_rnn import simple_rnn, simple_rnn_cell
+from fnnet.layers.recurrent.unroll import unroll
+from fnnet.sample import sample
 from fnnet.summary import summary
 from fnnet.wrappers import cast, freeze, remat, repeat
+
+if TYPE_CHECKING:
+    from fnnet import data, metrics, optim, train
+else:
+    # Half of the files are in these. They are imported when they are first used, so that `import fnnet` is fast.
+    def __getattr__(name: str) -> Any:
+        if name in ("data", "metrics", "optim", "train"):
+            return importlib.import_module(f"fnnet.{name}")
+        raise AttributeError(f"module 'fnnet' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 
@@ -136,6 +147,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rotary",
+    "sample",
     "selu",
     "separable_conv",
     "serial",

@@ -1,8 +1,8 @@
-"""Activations: functions of an array, element by element, but for softmax and log_softmax along an axis.
+"""Activations: functions of an array, applied to each element, except for softmax and log_softmax along an axis.
 
-They keep the dtype of a floating-point input, float16 and bfloat16 included. NaN stays NaN, and an infinite
-input gives the limit. Where the derivative by the chain rule cancels or overflows (far out, or in half
-precision), the right formula stands above the function, in `_with_derivative`.
+They keep the dtype of a floating-point input, float16 and bfloat16 included. NaN gives NaN, and an infinite input
+gives the limit. The chain rule can cancel digits or overflow, for large inputs or in half precision. Where it does,
+`_with_derivative` above the function states an accurate derivative.
 """
 
 import functools
@@ -14,38 +14,38 @@ import jax
 import jax.numpy as jnp
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    """As float32 at least: exp overflows float16 at 11.1, and half precision has too few digits for a sum."""
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    """Converts to float32 at least: exp overflows float16 at 11.1, and half precision has too few digits for a sum."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _narrow(y: jax.Array, x: jax.Array) -> jax.Array:
-    """In the dtype of x, unless x is of integers."""
+def _to_dtype_of_x(y: jax.Array, x: jax.Array) -> jax.Array:
+    """Converts y to the dtype of x, unless that is an integer dtype."""
     dtype = jnp.asarray(x).dtype
     return y.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else y
 
 
 def _times(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The product x y, where y falls faster than x grows: inf * 0 is 0, the limit."""
+    """The product x y for a y that falls faster than x grows: inf * 0 is 0, the limit."""
     return jnp.where((y == 0) & jnp.isinf(x), 0, x) * y
 
 
 def _with_derivative(
     derivative: Callable[[jax.Array], jax.Array],
 ) -> Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array], jax.Array]]:
-    """States the derivative of the function below. Both are computed in float32 at least and rounded once."""
+    """Decorator that states a function's derivative. Both are computed in float32 at least and rounded once."""
 
     def decorate(f: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
         @jax.custom_jvp
         @functools.wraps(f)
         def activation(x: jax.Array) -> jax.Array:
-            return _narrow(f(_wide(x)), x)
+            return _to_dtype_of_x(f(_at_least_float32(x)), x)
 
         @activation.defjvp
         def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
             (x,), (dx,) = primals, tangents
-            return activation(x), dx * _narrow(derivative(_wide(x)), x)
+            return activation(x), dx * _to_dtype_of_x(derivative(_at_least_float32(x)), x)
 
         return activation
 
@@ -142,7 +142,7 @@ def softsign(x: jax.Array) -> jax.Array:
 
 @_with_derivative(sigmoid)
 def softplus(x: jax.Array) -> jax.Array:
-    """Softplus: y = log(1 + exp(x)), the smooth relu.
+    """Softplus: y = log(1 + exp(x)), a smooth relu.
 
     Source: Dugas et al. 2000, "Incorporating second-order functional knowledge for better option pricing".
 
@@ -169,7 +169,7 @@ def relu(x: jax.Array) -> jax.Array:
 @relu.defjvp
 def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    # maximum alone would give 1/2 at 0.
+    # The derivative of maximum at 0 would be 1/2.
     return relu(x), jnp.where(x > 0, dx, 0)
 
 
@@ -194,18 +194,18 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
         >>> fn.elu(jnp.array([-100.0, 0.0, 2.0]))
         Array([-1.,  0.,  2.], dtype=float32)
     """
-    # The branch that is not taken must be finite too, or its derivative is inf * 0.
+    # The branch that is not taken must be finite, too. Otherwise its derivative is inf * 0.
     return jnp.where(x > 0, x, alpha * _expm1(jnp.where(x > 0, 0, x)))
 
 
-# JAX's derivative of expm1 is (exp(x) - 1) + 1, which rounds to 0 far to the left.
+# JAX's derivative of expm1 is (exp(x) - 1) + 1, which rounds to 0 for very negative x.
 @_with_derivative(jnp.exp)
 def _expm1(x: jax.Array) -> jax.Array:
     return jnp.expm1(x)
 
 
 def selu(x: jax.Array) -> jax.Array:
-    """Scaled elu: y = 1.0507 elu(x, 1.6733), whose fixed point is mean 0 and variance 1.
+    """Scaled elu: y = 1.0507 elu(x, 1.6733), which has mean 0 and variance 1 as a fixed point.
 
     Source: Klambauer et al. 2017, "Self-normalizing neural networks", arXiv:1706.02515.
 
@@ -217,12 +217,12 @@ def selu(x: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
-    """Gaussian error linear unit: y = x Phi(x), Phi the normal distribution function.
+    """Gaussian error linear unit: y = x Phi(x), where Phi is the normal distribution function.
 
     Args:
         x: array of any shape.
-        approximate: y = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3), as in GPT-2 (and the default of
-            `jax.nn.gelu`).
+        approximate: use y = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3), as GPT-2 does (and
+            `jax.nn.gelu` by default).
 
     Source: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 
@@ -234,13 +234,13 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
 
 
 def _normal_density(x: jax.Array) -> jax.Array:
-    # Beyond 40 it is 0 even in float64, and the square could overflow.
+    # Beyond 40 the density is 0 even in float64, and the square could overflow.
     return jnp.exp(-jnp.square(jnp.clip(x, -40, 40)) / 2) / math.sqrt(2 * math.pi)
 
 
 @_with_derivative(_normal_density)
 def _normal_distribution(x: jax.Array) -> jax.Array:
-    # By erfc, for 1 + erf cancels far to the left.
+    # With erfc, because 1 + erf cancels digits for very negative x.
     return jax.lax.erfc(-x * math.sqrt(1 / 2)) / 2
 
 
@@ -250,7 +250,7 @@ def _gelu(x: jax.Array) -> jax.Array:
 
 
 def _two_u(x: jax.Array) -> jax.Array:
-    # (1 + tanh(u)) / 2 cancels far to the left; it is sigmoid(2 u). That is 0 or 1 where the clip is felt.
+    # (1 + tanh(u)) / 2 cancels digits for very negative x. It equals sigmoid(2 u), which is 0 or 1 where x is clipped.
     x = jnp.clip(x, -30, 30)
     return math.sqrt(8 / math.pi) * (x + 0.044715 * x * jnp.square(x))
 
@@ -282,28 +282,28 @@ def silu(x: jax.Array) -> jax.Array:
 def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
     """Softmax: y_i = exp(x_i) / sum_j exp(x_j) along `axis`.
 
-    An entry of -inf gets probability 0. Where all are -inf, or one is inf, there is no limit: NaN.
+    An entry of -inf gets probability 0. If all entries are -inf, or one is inf, there is no limit, and y is NaN.
 
     Example:
         >>> fn.softmax(jnp.array([1000.0, 1000.0, -jnp.inf]))
         Array([0.5, 0.5, 0. ], dtype=float32)
     """
-    e = jnp.exp(_below_0(x, axis))
-    return _narrow(e / jnp.sum(e, axis=axis, keepdims=True), x)
+    e = jnp.exp(_shift_to_max_0(x, axis))
+    return _to_dtype_of_x(e / jnp.sum(e, axis=axis, keepdims=True), x)
 
 
 def log_softmax(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Logarithm of softmax: y_i = x_i - log sum_j exp(x_j) along `axis`.
+    """The logarithm of softmax: y_i = x_i - log sum_j exp(x_j) along `axis`.
 
     Example:
         >>> fn.log_softmax(jnp.array([1000.0, 0.0]))
         Array([    0., -1000.], dtype=float32)
     """
-    shifted = _below_0(x, axis)
-    return _narrow(shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True)), x)
+    shifted = _shift_to_max_0(x, axis)
+    return _to_dtype_of_x(shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True)), x)
 
 
-def _below_0(x: jax.Array, axis: int) -> jax.Array:
-    """Shifts x so that its maximum is 0, which changes no softmax and keeps exp from overflow."""
-    x = _wide(x)
+def _shift_to_max_0(x: jax.Array, axis: int) -> jax.Array:
+    """Shifts x so that its maximum is 0. This does not change the softmax, and keeps exp from overflowing."""
+    x = _at_least_float32(x)
     return x - jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))

@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all."""
+"""Files that are complete or not there at all."""
 
 import contextlib
 import os
@@ -8,7 +8,17 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` makes the file beside its place, under a hidden name, and once it is on the disk it is put there."""
+    """Writes a file under a hidden name beside its place, and moves it there once it is on the disk.
+
+    A process that is killed leaves the old file, or none.
+
+    Args:
+        path: where the file goes; what was there is replaced.
+        write: makes the file at the path that it is called with.
+
+    Raises:
+        OSError: the file cannot be written. Whatever `write` raises. Either way, what was at `path` stays.
+    """
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         write(beside)

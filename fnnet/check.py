@@ -1,4 +1,4 @@
-"""Checks of shapes, dtypes and arguments: each message says what was got, what was wanted and what to do."""
+"""Checks of shapes, dtypes and arguments. Each message says what was given, what was wanted and what to do."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def describe(x: Any) -> str:
-    """Shapes and dtypes of an array or of a tree of arrays, for an error message.
+    """The shape and dtype of an array, or of each array in a tree, as text for an error message.
 
     Example:
         >>> fn.check.describe({"x": jnp.zeros((8, 32)), "y": (jnp.zeros(8, int), None)})
@@ -27,7 +27,7 @@ def describe(x: Any) -> str:
 
 @contextmanager
 def at(place: str, x: Any) -> Iterator[None]:
-    """Adds `in serial['conv_1'], input float32[8,32]` to an exception that leaves the block."""
+    """Adds a note such as `in serial['conv_1'], input float32[8,32]` to an exception that leaves the block."""
     try:
         yield
     except Exception as exc:
@@ -36,7 +36,7 @@ def at(place: str, x: Any) -> Iterator[None]:
 
 
 def has_keys(layer: str, what: str, got: Mapping[str, Any], wanted: tuple[str, ...]) -> None:
-    """Raises ValueError unless the dict `got`, a layer's params or state, has just the keys `wanted`."""
+    """Raises ValueError unless `got`, the params or state of a layer, is a dict with exactly the keys `wanted`."""
     if not isinstance(got, Mapping):
         raise TypeError(f"{layer}: {what} is {describe(got)}, wanted the dict that init returned")
     if set(got) != set(wanted):
@@ -48,7 +48,7 @@ def has_keys(layer: str, what: str, got: Mapping[str, Any], wanted: tuple[str, .
 
 
 def is_floating(layer: str, x: Any) -> None:
-    """Raises TypeError unless the input is an array of floating-point numbers."""
+    """Raises TypeError unless the input is an array in floating point."""
     if not hasattr(x, "dtype"):
         raise TypeError(f"{layer}: input is {describe(x)}, wanted one array")
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -59,13 +59,13 @@ def is_floating(layer: str, x: Any) -> None:
 
 
 def has_rank(layer: str, x: Any, at_least: int, layout: str) -> None:
-    """Raises ValueError unless the input has at least the axes of its layout, such as "(batch, features)"."""
+    """Raises ValueError unless the input has `at_least` axes or more. The layout is text: "(batch, features)"."""
     if len(getattr(x, "shape", ())) < at_least:
         raise ValueError(f"{layer}: input is {describe(x)}, wanted {layout}")
 
 
 def is_positive(layer: str, name: str, value: Any) -> None:
-    """Raises unless a size, such as a number of features, is a positive int."""
+    """Raises TypeError or ValueError unless a size, such as a number of features, is a positive int."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{layer}: {name}={value!r}, wanted a positive int")
     if value < 1:
@@ -73,13 +73,13 @@ def is_positive(layer: str, name: str, value: Any) -> None:
 
 
 def between(function: str, name: str, value: Any, low: float, high: float = float("inf")) -> None:
-    """Raises ValueError unless low <= value < high. Only numbers are checked: a tracer has no value yet."""
+    """Raises ValueError unless low <= value < high. A tracer passes: it has no value yet."""
     if isinstance(value, Real) and not low <= float(value) < high:
         wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high})"
         raise ValueError(f"{function}: {name}={value}, wanted {wanted}")
 
 
 def probability(function: str, name: str, value: Any) -> None:
-    """Raises ValueError unless 0 <= value <= 1. Only numbers are checked: a tracer has no value yet."""
+    """Raises ValueError unless 0 <= value <= 1. A tracer passes: it has no value yet."""
     if isinstance(value, Real) and not 0 <= float(value) <= 1:
         raise ValueError(f"{function}: {name}={value}, wanted in [0, 1]")

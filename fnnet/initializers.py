@@ -1,14 +1,14 @@
 """Initializers: `(key, shape, dtype) -> array`, the form of `jax.nn.initializers`.
 
-The last axis of a shape holds the outputs, the one before it the inputs, and those in front are the window of
-a convolution: dense (in, out), kernels (height, width, in, out). So
+The last axis of a shape holds the outputs, the one before it the inputs, and the axes before these are the window
+of a convolution: dense (in, out), kernels (height, width, in, out). So
 
-    fan_in = window * in        fan_out = window * out,        window the product of the axes in front.
+    fan_in = window * in        fan_out = window * out        window: the product of the window's axes
 
-Weights of unit gain keep the variance of a signal on its way forward (fan_in) or that of the gradient on its
-way back (fan_out). Where others draw a "normal" initializer truncated (`jax.nn.initializers`, Keras), these
-draw the plain normal distribution of the papers; the variance is the same. Half precision is drawn in float32
-and rounded: drawn as it is, bfloat16 takes 128 values only, and their mean is off by 1% of the deviation.
+Weights with a gain of 1 preserve the variance of the signal in the forward pass (fan_in) or of the gradient in the
+backward pass (fan_out). The "normal" initializers draw from a plain normal distribution, as in the papers, where
+`jax.nn.initializers` and Keras truncate it; the variance is the same. Half precision is drawn in float32 and
+rounded: drawn directly, bfloat16 takes only 128 values, and their mean is off by 1% of the deviation.
 """
 
 import math
@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
+from fnnet.layer import printable
 
 Initializer = Callable[..., jax.Array]
 FanMode = Literal["fan_in", "fan_out", "fan_avg"]
 
 
 def zeros(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """All 0. An initializer itself: write `zeros`, not `zeros()`.
+    """All 0. `zeros` is itself an initializer: write `zeros`, not `zeros()`.
 
     Example:
         >>> fn.initializers.zeros(jax.random.key(0), (2,))
@@ -36,7 +37,7 @@ def zeros(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> 
 
 
 def ones(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """All 1. An initializer itself: write `ones`, not `ones()`.
+    """All 1. `ones` is itself an initializer: write `ones`, not `ones()`.
 
     Example:
         >>> fn.initializers.ones(jax.random.key(0), (2,))
@@ -45,8 +46,9 @@ def ones(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> j
     return jnp.ones(shape, dtype)
 
 
+@printable
 def constant(value: chex.Numeric) -> Initializer:
-    """One number everywhere.
+    """The same number everywhere.
 
     Example:
         >>> fn.initializers.constant(0.5)(jax.random.key(0), (2,))
@@ -59,6 +61,7 @@ def constant(value: chex.Numeric) -> Initializer:
     return init
 
 
+@printable
 def normal(stddev: chex.Numeric = 0.01) -> Initializer:
     """Normal distribution N(0, stddev^2).
 
@@ -69,17 +72,18 @@ def normal(stddev: chex.Numeric = 0.01) -> Initializer:
     """
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        draws = jax.random.normal(key, _flat(shape), _wide("normal", dtype))
+        draws = jax.random.normal(key, _flat(shape), _drawing_dtype("normal", dtype))
         return (stddev * draws).astype(dtype).reshape(shape)
 
     return init
 
 
+@printable
 def truncated_normal(stddev: chex.Numeric = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
-    """Normal distribution N(0, stddev^2) cut off outside [lower, upper] * stddev.
+    """Normal distribution N(0, stddev^2), truncated to [lower, upper] * stddev.
 
-    `stddev` is that of the distribution before the cut, as in `jax.nn.initializers`; with the default bounds
-    the draws have 0.8796 of it.
+    `stddev` is the standard deviation before truncation, as in `jax.nn.initializers`. With the default bounds the
+    draws have 0.8796 of it.
 
     Example:
         >>> w = fn.initializers.truncated_normal(1.0)(jax.random.key(0), (1000, 100))
@@ -88,16 +92,19 @@ def truncated_normal(stddev: chex.Numeric = 0.01, lower: float = -2.0, upper: fl
     """
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        draws = jax.random.truncated_normal(key, lower, upper, _flat(shape), _wide("truncated_normal", dtype))
+        draws = jax.random.truncated_normal(
+            key, lower, upper, _flat(shape), _drawing_dtype("truncated_normal", dtype)
+        )
         return (stddev * draws).astype(dtype).reshape(shape)
 
     return init
 
 
+@printable
 def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializer:
-    """Uniform distribution U[low, scale): from 0, as in `jax.nn.initializers`, unless `low` is given.
+    """Uniform distribution U[low, scale). The default for `low` is 0, as in `jax.nn.initializers`.
 
-    Half precision may round a draw up to `scale` itself.
+    In half precision a draw may be rounded up to `scale`.
 
     Example:
         Between -0.5 and 0.5:
@@ -108,14 +115,15 @@ def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializ
     """
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        draws = jax.random.uniform(key, _flat(shape), _wide("uniform", dtype), low, scale)
+        draws = jax.random.uniform(key, _flat(shape), _drawing_dtype("uniform", dtype), low, scale)
         return draws.astype(dtype).reshape(shape)
 
     return init
 
 
+@printable
 def glorot_uniform() -> Initializer:
-    """Uniform, for tanh and the like: U[-b, b], b = sqrt(6 / (fan_in + fan_out)).
+    """Glorot's uniform initializer, for tanh and similar activations: U[-b, b], b = sqrt(6 / (fan_in + fan_out)).
 
     Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks",
     eq. 16.
@@ -128,8 +136,9 @@ def glorot_uniform() -> Initializer:
     return _scaled("uniform", 1.0, "fan_avg")
 
 
+@printable
 def glorot_normal() -> Initializer:
-    """Normal, for tanh and the like: N(0, 2 / (fan_in + fan_out)).
+    """Glorot's normal initializer, for tanh and similar activations: N(0, 2 / (fan_in + fan_out)).
 
     Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks",
     eq. 12.
@@ -142,15 +151,17 @@ def glorot_normal() -> Initializer:
     return _scaled("normal", 1.0, "fan_avg")
 
 
+@printable
 def kaiming_uniform(
     activation: str = "relu", *, mode: FanMode = "fan_in", negative_slope: float = 0.01
 ) -> Initializer:
-    """Uniform, for relu and its kin: U[-b, b], b = gain sqrt(3 / fan).
+    """He's uniform initializer, for relu and its variants: U[-b, b], b = gain sqrt(3 / fan).
 
     Args:
-        activation: what follows; see `gain`.
-        mode: "fan_in" keeps the variance forward, "fan_out" backward, "fan_avg" takes their mean.
-        negative_slope: of leaky_relu.
+        activation: the activation that follows; see `gain`.
+        mode: "fan_in" preserves the variance in the forward pass, "fan_out" in the backward pass; "fan_avg" uses
+            their mean.
+        negative_slope: the slope of leaky_relu.
 
     Source: He et al. 2015, "Delving deep into rectifiers", arXiv:1502.01852, eq. 10 and 15.
 
@@ -162,15 +173,17 @@ def kaiming_uniform(
     return _scaled("uniform", gain(activation, negative_slope=negative_slope), mode)
 
 
+@printable
 def kaiming_normal(
     activation: str = "relu", *, mode: FanMode = "fan_in", negative_slope: float = 0.01
 ) -> Initializer:
-    """Normal, for relu and its kin: N(0, gain^2 / fan).
+    """He's normal initializer, for relu and its variants: N(0, gain^2 / fan).
 
     Args:
-        activation: what follows; see `gain`.
-        mode: "fan_in" keeps the variance forward, "fan_out" backward, "fan_avg" takes their mean.
-        negative_slope: of leaky_relu.
+        activation: the activation that follows; see `gain`.
+        mode: "fan_in" preserves the variance in the forward pass, "fan_out" in the backward pass; "fan_avg" uses
+            their mean.
+        negative_slope: the slope of leaky_relu.
 
     Source: He et al. 2015, "Delving deep into rectifiers", arXiv:1502.01852, eq. 10 and 15.
 
@@ -182,8 +195,9 @@ def kaiming_normal(
     return _scaled("normal", gain(activation, negative_slope=negative_slope), mode)
 
 
+@printable
 def lecun_uniform() -> Initializer:
-    """Uniform, of unit gain: U[-b, b], b = sqrt(3 / fan_in).
+    """LeCun's uniform initializer, with a gain of 1: U[-b, b], b = sqrt(3 / fan_in).
 
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.6.
 
@@ -195,8 +209,9 @@ def lecun_uniform() -> Initializer:
     return _scaled("uniform", 1.0, "fan_in")
 
 
+@printable
 def lecun_normal() -> Initializer:
-    """Normal, of unit gain: N(0, 1 / fan_in). The one for selu.
+    """LeCun's normal initializer, with a gain of 1: N(0, 1 / fan_in). It is the one for selu.
 
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.6.
 
@@ -208,16 +223,17 @@ def lecun_normal() -> Initializer:
     return _scaled("normal", 1.0, "fan_in")
 
 
+@printable
 def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
-    """Orthonormal columns (or rows, where there are fewer): w^T w = gain^2 I, uniform over all such matrices.
+    """Orthonormal columns (or rows, if there are fewer): w^T w = gain^2 I, uniform over all such matrices.
 
-    A kernel (height, width, in, out) is taken as the matrix (height * width * in, out).
+    A kernel (height, width, in, out) is treated as the matrix (height * width * in, out).
 
     Raises:
-        ValueError: a shape with fewer than two axes.
+        ValueError: the shape has fewer than two axes.
 
     Source: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
-    networks", arXiv:1312.6120; the signs that make it uniform: Mezzadri 2007.
+    networks", arXiv:1312.6120; Mezzadri 2007, for the signs that make it uniform.
 
     Example:
         >>> w = fn.initializers.orthogonal()(jax.random.key(0), (5, 3))
@@ -226,10 +242,12 @@ def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
     """
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        _matrix("orthogonal", shape)
+        _check_matrix("orthogonal", shape)
         rows, columns = math.prod(shape[:-1]), shape[-1]
         # LAPACK has no half precision either.
-        a = jax.random.normal(key, (max(rows, columns), min(rows, columns)), _wide("orthogonal", dtype))
+        a = jax.random.normal(
+            key, (max(rows, columns), min(rows, columns)), _drawing_dtype("orthogonal", dtype)
+        )
         q, r = jnp.linalg.qr(a)
         signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)
         q = q * jnp.broadcast_to(signs, q.shape)
@@ -238,14 +256,15 @@ def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
     return init
 
 
+@printable
 def identity(gain: chex.Numeric = 1.0) -> Initializer:
-    """The identity times `gain`: each output its own input, in a convolution at the centre of the window.
+    """The identity times `gain`: each output is its own input. In a convolution it is at the centre of the window.
 
-    w = gain I for (in, out), with zeros where in and out differ. The window's centre is its middle element,
-    or the left one of the two in the middle, so that padding "SAME" hands the input through.
+    w = gain I for (in, out), padded with zeros if in and out differ. The centre of the window is its middle element,
+    or the left one of the two in the middle. With padding "SAME" the input then passes through unchanged.
 
     Raises:
-        ValueError: a shape with fewer than two axes.
+        ValueError: the shape has fewer than two axes.
 
     Source: Le et al. 2015, "A simple way to initialize recurrent networks of rectified linear units",
     arXiv:1504.00941.
@@ -257,7 +276,7 @@ def identity(gain: chex.Numeric = 1.0) -> Initializer:
     """
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        _matrix("identity", shape)
+        _check_matrix("identity", shape)
         centre = tuple((n - 1) // 2 for n in shape[:-2])
         eye = jnp.eye(shape[-2], shape[-1], dtype=dtype) * jnp.asarray(gain, dtype)
         return jnp.zeros(shape, dtype).at[centre].set(eye)
@@ -265,14 +284,15 @@ def identity(gain: chex.Numeric = 1.0) -> Initializer:
     return init
 
 
+@printable
 def sparse(connections: int = 15, *, stddev: chex.Numeric = 1.0) -> Initializer:
-    """Each unit has `connections` incoming weights from N(0, stddev^2), at random places; the others are 0.
+    """Each unit has `connections` incoming weights from N(0, stddev^2), at random places. The others are 0.
 
-    Units do not saturate however many inputs they have. (PyTorch's `sparse_` counts the zeros instead, as a
-    share of the inputs.)
+    So units do not saturate, however many inputs they have. (PyTorch's `sparse_` takes the fraction of zeros
+    instead.)
 
     Raises:
-        ValueError: fewer than one connection, or a shape with fewer than two axes.
+        ValueError: there is less than one connection, or the shape has fewer than two axes.
 
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5.
 
@@ -284,10 +304,10 @@ def sparse(connections: int = 15, *, stddev: chex.Numeric = 1.0) -> Initializer:
     check.is_positive("sparse", "connections", connections)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        _matrix("sparse", shape)
+        _check_matrix("sparse", shape)
         value_key, place_key = jax.random.split(key)
         w = normal(stddev)(value_key, shape, dtype)
-        # The first ranks of a random order of the inputs, for each output apart.
+        # The first ones in a random order of the inputs, drawn separately for each output.
         inputs, outputs = math.prod(shape[:-1]), shape[-1]
         ranks = jnp.broadcast_to(jnp.arange(inputs)[:, None], (inputs, outputs))
         order = jax.random.permutation(place_key, ranks, independent=True)
@@ -297,13 +317,13 @@ def sparse(connections: int = 15, *, stddev: chex.Numeric = 1.0) -> Initializer:
 
 
 def gain(activation: str, *, negative_slope: float = 0.01) -> float:
-    """The gain that makes up for what an activation takes from the variance of its input.
+    """The gain that compensates for how an activation changes the variance of its input.
 
         relu sqrt(2)      leaky_relu sqrt(2 / (1 + negative_slope^2))      tanh 5/3      selu 3/4
         identity, sigmoid, hardlim, softmax 1
 
     Raises:
-        ValueError: an activation without a known gain.
+        ValueError: the gain of the activation is not known.
 
     Source: He et al. 2015, eq. 15; for tanh and selu the values that PyTorch uses.
 
@@ -327,22 +347,22 @@ def gain(activation: str, *, negative_slope: float = 0.01) -> float:
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
-    """(fan_in, fan_out): how many inputs meet in one output, and how many outputs one input reaches.
+    """(fan_in, fan_out): the number of inputs of one output, and of outputs of one input.
 
     Raises:
-        ValueError: a shape with fewer than two axes.
+        ValueError: the shape has fewer than two axes.
 
     Example:
         >>> fn.initializers.fans((3, 3, 16, 32))
         (144, 288)
     """
-    _matrix("fans", shape)
+    _check_matrix("fans", shape)
     window = math.prod(shape[:-2])
     return window * shape[-2], window * shape[-1]
 
 
 def _scaled(distribution: str, gain: float, mode: FanMode) -> Initializer:
-    """Zero mean and the variance gain^2 / fan."""
+    """An initializer with mean 0 and variance gain^2 / fan."""
     if mode not in ("fan_in", "fan_out", "fan_avg"):
         raise ValueError(f"mode={mode!r}, wanted 'fan_in', 'fan_out' or 'fan_avg'")
 
@@ -357,23 +377,25 @@ def _scaled(distribution: str, gain: float, mode: FanMode) -> Initializer:
     return init
 
 
-def _matrix(name: str, shape: Sequence[int]) -> None:
+def _check_matrix(name: str, shape: Sequence[int]) -> None:
     if len(shape) < 2:
         raise ValueError(
             f"{name}: shape {tuple(shape)}, wanted at least two axes, (..., in, out); "
-            "a bias takes zeros or normal"
+            "for a bias use zeros or normal"
         )
 
 
 def _flat(shape: Sequence[int]) -> tuple[int]:
-    """The shape to draw in. The numbers are the same in any, and XLA compiles a generator in one axis faster:
-    a 4-axis kernel's initializer in 0.12 s instead of 0.65 (jax 0.10.1, CPU).
+    """The shape to draw in, with one axis.
+
+    The numbers are the same in any shape, but XLA compiles a generator with one axis faster: the initializer of a
+    kernel with 4 axes takes 0.12 s instead of 0.65 (jax 0.10.1, CPU).
     """
     return (math.prod(shape),)
 
 
-def _wide(name: str, dtype: Any) -> Any:
-    """The dtype in which to draw: float32 for half precision."""
+def _drawing_dtype(name: str, dtype: Any) -> Any:
+    """The dtype to draw in: float32 for half precision."""
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(f"{name}: dtype {jnp.dtype(dtype)}, wanted floating point")
     return jnp.promote_types(dtype, jnp.float32)

@@ -1,35 +1,65 @@
-"""A layer is a pair of pure functions: the ground of everything else.
+"""A layer is a pair of pure functions. Everything else in fnnet is built on it.
 
     init(key, x) -> (params, state)
     apply(params, state, x, *, key=None, train=False) -> (y, state)
 
 `x` in `init` is an example batch or a `jax.ShapeDtypeStruct`: only its shape and dtype are read. `params` and
-`state` are nested dicts of arrays, `{}` when empty. The state has the same tree in training and evaluation, so
+`state` are nested dicts of arrays, `{}` when empty. The state has the same tree in training and in evaluation, so
 that it can be the carry of a `lax.scan`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from inspect import Parameter, signature
+from numbers import Real
+from types import FunctionType
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import chex
+
+from fnnet import check
 
 Params = dict[str, Any]
 State = dict[str, Any]
 
+P = ParamSpec("P")
+Made = TypeVar("Made")
 
-# No NamedTuple: `jax.jit(layer)` needs a weak reference to its function, and there is none to a tuple.
-@dataclass(frozen=True)
+
+class Init(Protocol):
+    """The type of a layer's init."""
+
+    def __call__(self, key: chex.PRNGKey, x: Any, /) -> tuple[Params, State]:
+        """`init(key, x) -> (params, state)`."""
+
+
+class Apply(Protocol):
+    """The type of a layer's apply."""
+
+    def __call__(
+        self, params: Params, state: State, x: Any, /, *, key: chex.PRNGKey | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        """`apply(params, state, x, *, key=None, train=False) -> (y, state)`."""
+
+
+# Not a NamedTuple: `jax.jit(layer)` needs a weak reference to its function, and a tuple has none.
+@dataclass(frozen=True, repr=False)
 class Layer:
-    """A layer or a whole network: two pure functions, and the name it goes by in params and in errors.
+    """A layer or a whole network: two pure functions, and the layer's name in params and in errors.
 
     Attributes:
         init: `(key, x) -> (params, state)`.
         apply: `(params, state, x, *, key=None, train=False) -> (y, state)`.
-        name: the kind, such as "dense"; `serial` counts the children of a kind: `dense_0`, `dense_1`.
+        name: the kind, such as "dense". `serial` counts the children of each kind: `dense_0`, `dense_1`.
+        call: the constructor and its arguments, which `print` shows. `printable` fills it in. It takes no part in
+            comparisons.
 
     Example:
-        A layer written by hand, one gain for each feature:
+        A layer written by hand, with one gain per feature:
 
         >>> def init(key, x):
         ...     return {"gain": jnp.ones(x.shape[-1:], x.dtype)}, {}
@@ -41,21 +71,57 @@ class Layer:
         Array([1., 2., 3.], dtype=float32)
     """
 
-    init: Callable[..., tuple[Params, State]]
-    apply: Callable[..., tuple[Any, State]]
+    init: Init
+    apply: Apply
     name: str
+    call: partial[Any] | None = field(default=None, compare=False)
 
     def __call__(self, params: Params, x: Any) -> Any:
         """The deterministic forward pass of a layer without state: `y = layer(params, x)`."""
         y, _ = self.apply(params, {}, x)
         return y
 
+    def __repr__(self) -> str:
+        return self.name if self.call is None else show_call(self.call)
+
+
+def printable(make: Callable[P, Made]) -> Callable[P, Made]:
+    """A decorator for constructors: the layer that one returns prints as the call that made it.
+
+    What it returns is a dataclass with a field `call`, such as a `Layer`, or a new function, such as an initializer.
+    The constructor keeps its signature.
+
+    Example:
+        >>> @fn.layer.printable
+        ... def scale(factor):
+        ...     return fn.as_layer(lambda x: factor * x)
+        >>> fn.serial(scale(3.0), fn.relu)
+        serial(
+          lambda_0=scale(3.0),
+          relu_0=relu,
+        )
+    """
+
+    @wraps(make)
+    def make_and_record(*args: P.args, **kwargs: P.kwargs) -> Made:
+        made: Any = make(*args, **kwargs)
+        call = partial(make, *args, **kwargs)
+        if isinstance(made, FunctionType):
+            vars(made)["call"] = call
+        else:
+            made = dataclasses.replace(made, call=call)
+        result: Made = made
+        return result
+
+    return make_and_record
+
 
 def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
-    """A layer from a plain function of an array, such as `jnp.tanh`. A `Layer` comes back as it is.
+    """A layer from a plain function of an array, such as `jnp.tanh`. A `Layer` is returned as it is.
 
     Raises:
-        TypeError: `f` is neither, or makes a layer, as `fn.dense` without its features does.
+        TypeError: `f` is neither of these, or is a function that makes a layer, such as `fn.dense` without its
+            features.
 
     Example:
         >>> double = fn.as_layer(lambda x: 2 * x)
@@ -68,10 +134,12 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
         hint = f"; write recurrent({f.name}_cell(...))" if hasattr(f, "initial_carry") else ""
         raise TypeError(f"a layer is a fnnet.Layer or a function of an array, got {f!r}{hint}")
 
-    # A partial has no name of its own, and a lambda's is no identifier.
+    # A partial has no name of its own, and a lambda's is not an identifier.
     named = getattr(f, "func", f)
-    name = getattr(named, "__name__", type(named).__name__).strip("<>")
-    makes_a_layer = f"{name} makes a layer and is none: write {name}(...), with its arguments"
+    name = _name_of(named)
+    makes_a_layer = (
+        f"got {name}, a function that makes a layer; wanted a layer: call {name}(...) with its arguments"
+    )
     if getattr(named, "__annotations__", {}).get("return") is Layer:
         raise TypeError(makes_a_layer)
 
@@ -87,3 +155,67 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
         return y, {}
 
     return Layer(init, apply, name)
+
+
+def name_by_kind(layers: Iterable[Layer | Callable[[Any], Any]]) -> dict[str, Layer]:
+    """Layers in order, under their kind and a count: `dense_0`, `relu_0`, `dense_1`."""
+    named: dict[str, Layer] = {}
+    count: Counter[str] = Counter()
+    for layer in map(as_layer, layers):
+        named[f"{layer.name}_{count[layer.name]}"] = layer
+        count[layer.name] += 1
+    return named
+
+
+def show_call(call: partial[Any]) -> str:
+    """A constructor's call as text: `conv(32, (3, 3))`. A combinator's children go on lines of their own."""
+    positional = [_show(value) for value in call.args]
+    children = _are_children(call)
+    if children:
+        names = name_by_kind(call.args)
+        positional = [f"{name}={child}" for name, child in zip(names, positional, strict=True)]
+    arguments = [*positional, *(f"{name}={_show(value)}" for name, value in call.keywords.items())]
+    return _in_parentheses(_name_of(call.func), arguments, on_lines=children)
+
+
+def _are_children(call: partial[Any]) -> bool:
+    """Whether a call has any number of layers, as `serial(*layers)` does, which go by kind and count."""
+    first = next(iter(signature(call.func).parameters.values()), None)
+    several = first is not None and first.kind is Parameter.VAR_POSITIONAL
+    return several and len(call.args) > 0 and all(map(callable, call.args))
+
+
+def _in_parentheses(name: str, arguments: Sequence[str], on_lines: bool = False) -> str:
+    if not on_lines and not any("\n" in argument for argument in arguments):
+        return f"{name}({', '.join(arguments)})"
+    indented = (argument.replace("\n", "\n  ") for argument in arguments)
+    return f"{name}(\n" + "".join(f"  {argument},\n" for argument in indented) + ")"
+
+
+def _name_of(f: Any) -> str:
+    return getattr(f, "__name__", type(f).__name__).strip("<>")
+
+
+def _show(value: Any) -> str:
+    """An argument as text: short, no addresses, an array as its dtype and shape."""
+    if isinstance(call := getattr(value, "call", None), partial):
+        return show_call(call)
+    if isinstance(value, partial):
+        keywords = [f"{name}={_show(argument)}" for name, argument in value.keywords.items()]
+        return _in_parentheses("partial", [*map(_show, (value.func, *value.args)), *keywords])
+    if hasattr(value, "__name__"):  # a function, a type
+        return _name_of(value)
+    if isinstance(value, Real):  # NumPy's, too
+        return str(value)
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return check.describe(value)
+    if isinstance(value, Mapping):
+        shown = [f"{name!r}: {_show(child)}" for name, child in list(value.items())[:8]]
+        return "{" + ", ".join(shown + ["..."] * (len(value) > 8)) + "}"
+    if type(value) in (tuple, list):
+        inside = ", ".join([_show(child) for child in value[:8]] + ["..."] * (len(value) > 8))
+        if isinstance(value, list):
+            return f"[{inside}]"
+        return f"({inside},)" if len(value) == 1 else f"({inside})"
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return text if len(text) <= 100 or "\n" in text else f"{text[:97]}..."

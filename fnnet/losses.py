@@ -1,8 +1,8 @@
-"""Losses: `(prediction, target) -> one value an example`, and penalties on the weights: `params -> scalar`.
+"""Losses: `(prediction, target) -> one value per example`, and penalties on the weights: `params -> scalar`.
 
-The first axis is the batch; a loss is the mean over the others (of an image's pixels, a sentence's words), so
-its result has shape (batch,). It is computed and returned in float32 at least, whatever the dtype of the
-prediction. NaN in a prediction gives NaN.
+The first axis is the batch. A loss is the mean over the other axes (the pixels of an image, the words of a
+sentence), so its result has shape (batch,). It is computed and returned in float32 at least, whatever the dtype of
+the prediction. NaN in a prediction gives NaN.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from fnnet.activations import log_softmax, softplus
 
 
 def mean_squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean of (y - t)^2, without the factor 1/2 of some texts.
+    """Mean squared error: the mean of (y - t)^2, without the factor 1/2 that some texts use.
 
     Shapes: prediction y and target t (batch, ...), result (batch,).
 
@@ -29,12 +29,12 @@ def mean_squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
         >>> fn.losses.mean_squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]]))
         Array([2.5], dtype=float32)
     """
-    y, t = _alike("mean_squared_error", prediction, target)
+    y, t = _check_same_shape("mean_squared_error", prediction, target)
     return _mean(jnp.square(y - t))
 
 
 def mean_absolute_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean of |y - t|. Its derivative at y = t is 0.
+    """Mean absolute error: the mean of |y - t|. Its derivative at y = t is 0.
 
     Shapes: prediction y and target t (batch, ...), result (batch,).
 
@@ -45,12 +45,12 @@ def mean_absolute_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
         >>> fn.losses.mean_absolute_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]]))
         Array([1.5], dtype=float32)
     """
-    y, t = _alike("mean_absolute_error", prediction, target)
+    y, t = _check_same_shape("mean_absolute_error", prediction, target)
     return _mean(_abs(y - t))
 
 
 def huber(prediction: jax.Array, target: jax.Array, delta: chex.Numeric = 1.0) -> jax.Array:
-    """Huber's loss: quadratic near the target, linear far from it.
+    """Huber loss: quadratic near the target, linear far from it.
 
     The mean of
 
@@ -69,20 +69,20 @@ def huber(prediction: jax.Array, target: jax.Array, delta: chex.Numeric = 1.0) -
     """
     if isinstance(delta, int | float) and delta <= 0:
         raise ValueError(f"huber: delta={delta}, wanted more than 0")
-    y, t = _alike("huber", prediction, target)
+    y, t = _check_same_shape("huber", prediction, target)
     distance = jnp.abs(y - t)
-    near = jnp.minimum(distance, delta)  # no square of what is far, which could overflow
+    near = jnp.minimum(distance, delta)  # only this is squared: the square of a large distance could overflow
     return _mean(near * (distance - near / 2))
 
 
 def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Cross-entropy of independent yes-or-no targets, on logits z.
+    """Binary cross-entropy of logits z, for independent yes-or-no targets.
 
     The mean of
 
         -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))  =  softplus(z) - t z
 
-    Shapes: logits z and target t (batch, ...), result (batch,). Targets: probabilities in [0, 1] or booleans.
+    Shapes: logits z and target t (batch, ...), result (batch,). Targets are probabilities in [0, 1] or booleans.
 
     Raises:
         ValueError: the shapes differ.
@@ -91,24 +91,24 @@ def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
         >>> fn.losses.binary_cross_entropy(jnp.array([-1000.0, 0.0]), jnp.array([1, 1]))
         Array([1.000000e+03, 6.931472e-01], dtype=float32)
     """
-    z, t = _alike("binary_cross_entropy", logits, target)
+    z, t = _check_same_shape("binary_cross_entropy", logits, target)
     # The same as softplus(z) - t z, without the difference of two large numbers.
     return _mean(_times(t, softplus(-z)) + _times(1 - t, softplus(z)))
 
 
 def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Cross-entropy of one class among several, on logits z.
+    """Softmax cross-entropy of logits z, for one class among several.
 
     The mean of
 
         -log softmax(z)_t  for a label t,      -sum_k t_k log softmax(z)_k  for a distribution t.
 
     Shapes: logits (batch, ..., classes), target integer (batch, ...) or floating (batch, ..., classes),
-    result (batch,). A label outside 0 .. classes - 1 gives NaN: under jit nothing can be raised.
+    result (batch,). A label outside 0 .. classes - 1 gives NaN, since under jit nothing can be raised.
 
     Raises:
-        ValueError: the shapes do not fit.
-        TypeError: the target is neither integer nor floating.
+        ValueError: the shapes do not match.
+        TypeError: the target is neither integer nor floating point.
 
     Example:
         >>> logits = jnp.array([[100.0, 0.0], [0.0, 0.0]])
@@ -117,33 +117,35 @@ def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
         >>> fn.losses.softmax_cross_entropy(logits, jnp.array([[0.5, 0.5], [0.5, 0.5]]))
         Array([50.       ,  0.6931472], dtype=float32)
     """
-    return _pick("softmax_cross_entropy", log_softmax(_scores("softmax_cross_entropy", logits)), target)
+    return _cross_entropy(
+        "softmax_cross_entropy", log_softmax(_check_scores("softmax_cross_entropy", logits)), target
+    )
 
 
 def nll(log_probabilities: jax.Array, target: jax.Array) -> jax.Array:
-    """Negative log-likelihood: -l_t of log-probabilities l, such as `log_softmax` gives.
+    """Negative log-likelihood: -l_t for log-probabilities l, such as those from `log_softmax`.
 
     Shapes and targets as in `softmax_cross_entropy`, which is `nll(log_softmax(z), t)`.
 
     Raises:
-        ValueError: the shapes do not fit.
-        TypeError: the target is neither integer nor floating.
+        ValueError: the shapes do not match.
+        TypeError: the target is neither integer nor floating point.
 
     Example:
         >>> fn.losses.nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0]))
         Array([1.3862944], dtype=float32)
     """
-    return _pick("nll", _scores("nll", log_probabilities), target)
+    return _cross_entropy("nll", _check_scores("nll", log_probabilities), target)
 
 
 def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Hinge loss of the support vector machine: mean of max(0, 1 - t y), targets t -1 or 1.
+    """Hinge loss of a support vector machine: the mean of max(0, 1 - t y), with targets t of -1 or 1.
 
     Shapes: prediction y and target t (batch, ...), result (batch,).
 
     Raises:
         ValueError: the shapes differ.
-        TypeError: the target is boolean, so 0 or 1.
+        TypeError: the target is boolean, which would mean 0 or 1.
 
     Source: Cortes & Vapnik 1995, "Support-vector networks".
 
@@ -154,26 +156,27 @@ def hinge(prediction: jax.Array, target: jax.Array) -> jax.Array:
     target = jnp.asarray(target)
     if target.dtype == bool:
         raise TypeError(f"hinge: target is {check.describe(target)}, wanted numbers -1 or 1: 2 * target - 1")
-    y, t = _alike("hinge", prediction, target)
+    y, t = _check_same_shape("hinge", prediction, target)
     margin = 1 - t * y
-    return _mean(jnp.where(margin <= 0, 0, margin))  # the other way round, NaN would become 0
+    return _mean(jnp.where(margin <= 0, 0, margin))  # jnp.where(margin > 0, margin, 0) would turn NaN into 0
 
 
 def class_weighted(loss: Callable[[Any, Any], jax.Array], weights: Any) -> Callable[[Any, Any], jax.Array]:
-    """A loss in which classes count more or less: where some are rare, or some mistakes dear.
+    """A loss with a weight for each class, for rare classes or costly mistakes.
 
         w_c loss(y, t)          for a target t of class c
 
-    With w_c = n / (classes n_c), of n examples and n_c of class c, all classes count the same and the mean weight is 1.
-    (PyTorch divides a batch's loss by the sum of its weights, Keras, as here, by the number of its examples.)
+    With w_c = n / (classes n_c), for n examples of which n_c have class c, all classes count the same and the mean
+    weight is 1. (The loss of a batch is divided by the number of its examples, as in Keras. PyTorch divides by the
+    sum of their weights.)
 
     Args:
-        loss: `(prediction, target) -> one value an example`, with one class an example: labels (batch,), or
-            distributions (batch, classes), whose weight is the mean of the classes'.
-        weights: float[classes], none negative.
+        loss: `(prediction, target) -> one value per example`, with one class per example: labels (batch,), or
+            distributions (batch, classes), which get the mean weight of their classes.
+        weights: float[classes], not negative.
 
     Raises:
-        ValueError: the weights are no vector of such numbers; the target is neither of the two. A label out of range
+        ValueError: the weights are not a vector of such numbers; the target has another form. A label out of range
             gives NaN.
 
     Example:
@@ -202,16 +205,16 @@ def class_weighted(loss: Callable[[Any, Any], jax.Array], weights: Any) -> Calla
 
 
 def l1(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Array:
-    """L1 penalty: sum of |theta| over the params whose path passes the filter (lasso).
+    """L1 penalty (lasso): the sum of |theta| over the params whose path passes the filter.
 
-    It drives weights to 0; its derivative at 0 is 0.
+    It drives weights to 0. Its derivative at 0 is 0.
 
     Args:
         params: tree of arrays.
-        where: filter by path; paths read "dense_0/w". `lambda path: path.endswith("w")` spares the biases.
+        where: a filter of paths, such as "dense_0/w". `lambda path: path.endswith("w")` leaves out the biases.
 
     Returns:
-        A scalar, float32 at least; times a strength it is what `make_run(penalties=...)` adds to the loss.
+        A scalar, float32 at least. `make_run(penalties=...)` adds it, times a strength, to the loss.
 
     Raises:
         ValueError: no path passes the filter.
@@ -227,16 +230,16 @@ def l1(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Arr
 
 
 def l2(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Array:
-    """L2 penalty: sum of theta^2 over the params whose path passes the filter (ridge).
+    """L2 penalty (ridge): the sum of theta^2 over the params whose path passes the filter.
 
     Its gradient is 2 theta.
 
     Args:
         params: tree of arrays.
-        where: filter by path; paths read "dense_0/w". `lambda path: path.endswith("w")` spares the biases.
+        where: a filter of paths, such as "dense_0/w". `lambda path: path.endswith("w")` leaves out the biases.
 
     Returns:
-        A scalar, float32 at least; times a strength it is what `make_run(penalties=...)` adds to the loss.
+        A scalar, float32 at least. `make_run(penalties=...)` adds it, times a strength, to the loss.
 
     Raises:
         ValueError: no path passes the filter.
@@ -251,8 +254,8 @@ def l2(params: Any, where: Callable[[str], bool] = lambda path: True) -> jax.Arr
     return _penalty("l2", jnp.square, params, where)
 
 
-def _float(x: jax.Array) -> jax.Array:
-    """As float32 at least: half precision has too few digits for a sum over classes or pixels."""
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    """Converts to float32 at least: half precision has too few digits for a sum over classes or pixels."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -263,7 +266,7 @@ def _abs(x: jax.Array) -> jax.Array:
 
 
 def _times(p: jax.Array, x: jax.Array) -> jax.Array:
-    """The product p x of a probability and a logarithm: 0 log 0 = 0."""
+    """The product p x of a probability and a logarithm, with 0 log 0 = 0."""
     return p * jnp.where((p == 0) & jnp.isinf(x), 0, x)
 
 
@@ -271,31 +274,31 @@ def _mean(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
-def _alike(loss: str, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _check_same_shape(loss: str, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
     prediction, target = jnp.asarray(prediction), jnp.asarray(target)
     if prediction.shape != target.shape:
         raise ValueError(
             f"{loss}: prediction is {check.describe(prediction)} and target {check.describe(target)}, wanted "
             "one shape; broadcasting would compare every prediction with every target"
         )
-    return _float(prediction), _float(target)
+    return _at_least_float32(prediction), _at_least_float32(target)
 
 
-def _scores(loss: str, x: jax.Array) -> jax.Array:
+def _check_scores(loss: str, x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim == 0:
         raise ValueError(f"{loss}: prediction is {check.describe(x)}, wanted shape (batch, ..., classes)")
-    return _float(x)
+    return _at_least_float32(x)
 
 
-def _pick(loss: str, log_p: jax.Array, target: jax.Array) -> jax.Array:
+def _cross_entropy(loss: str, log_p: jax.Array, target: jax.Array) -> jax.Array:
     target = jnp.asarray(target)
     got = f"{loss}: prediction is {check.describe(log_p)} and target {check.describe(target)}"
     if jnp.issubdtype(target.dtype, jnp.integer):
         if target.shape != log_p.shape[:-1]:
             raise ValueError(f"{got}, wanted integer labels of shape {log_p.shape[:-1]}")
         classes = log_p.shape[-1]
-        # int8 could not hold the number of 200 classes, and a negative index would count from the end.
+        # int8 cannot hold a label of 200 classes, and a negative index would count from the end.
         label = target.astype(jnp.int32) if target.dtype.itemsize < 4 else target
         label = jnp.where((label < 0) | (label > classes), classes, label)
         return _mean(-jnp.take_along_axis(log_p, label[..., None], axis=-1, mode="fill").squeeze(-1))
@@ -304,7 +307,7 @@ def _pick(loss: str, log_p: jax.Array, target: jax.Array) -> jax.Array:
     if target.shape != log_p.shape:
         raise ValueError(f"{got}, wanted a distribution of shape {log_p.shape}")
     # 0 log 0 = 0: a class of probability 0 may have a logit of -inf.
-    return _mean(-jnp.sum(_times(_float(target), log_p), axis=-1))
+    return _mean(-jnp.sum(_times(_at_least_float32(target), log_p), axis=-1))
 
 
 def _penalty(
@@ -319,4 +322,7 @@ def _penalty(
         raise ValueError(
             f"{penalty}: no params pass the filter, wanted at least one of {[path for path, _ in leaves]}"
         )
-    return sum((jnp.sum(f(_float(leaf))) for leaf in chosen), jnp.zeros((), _float(chosen[0]).dtype))
+    return sum(
+        (jnp.sum(f(_at_least_float32(leaf))) for leaf in chosen),
+        jnp.zeros((), _at_least_float32(chosen[0]).dtype),
+    )

@@ -1,28 +1,29 @@
-"""A table of a network: each layer's output, params and FLOPs, from shapes alone."""
+"""A table of a network: the output, params and FLOPs of each layer, from shapes alone."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.children import Child, apply_child, watching
+from fnnet.children import Child, apply_child, observing_children
 from fnnet.layer import Layer, State, as_layer
 
 
 def summary(net: Child, x: Any, *, train: bool = False) -> str:
-    """A table of the layers of a network, as text: print it. Nothing is computed but shapes.
+    """A table of a network's layers, as text to print. Only shapes are computed.
 
-    FLOPs are those of the forward pass for the input as it is, its whole batch: 2 for a multiply-add in a matrix
-    product or convolution, 1 for an element of any other arithmetic. A `repeat` counts all of its copies; the
-    lines under it are one of them.
+    FLOPs are those of the forward pass for the whole batch: 2 for each multiply-add of a matrix product or a
+    convolution, 1 for each element of any other arithmetic. A `repeat` counts all of its copies; the lines below it
+    show one of them.
 
     Args:
-        net: a layer.
+        net: a layer or a network.
         x: an example batch, or its `ShapeDtypeStruct`.
-        train: whether to follow the pass of training.
+        train: whether to follow the pass of training instead of evaluation.
 
     Raises:
         Whatever the network raises for such an input, with the path through it.
@@ -37,35 +38,13 @@ def summary(net: Child, x: Any, *, train: bool = False) -> str:
           relu_0     float32[32,64]       0    2,048
           dense_1    float32[32,10]     650   41,280
     """
-    net = as_layer(net)
-    key = jax.eval_shape(jax.random.key, 0)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
-    params, state = jax.eval_shape(net.init, key, shapes)
-    seen: list[tuple[str, Layer, Any, Any]] = []  # (indented name, layer, arguments, output), outermost first
-    depth = 0
-
-    def see(
-        name: str, child: Layer, params: Any, state: State, x: Any, key: Any, train: bool
-    ) -> tuple[Any, State]:
-        nonlocal depth
-        place, depth = len(seen), depth + 1
-        arguments = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, state, x, key))
-        seen.append(("  " * (depth - 1) + name, child, arguments, None))
-        y, after = child.apply(params, state, x, key=key, train=train)
-        seen[place] = (*seen[place][:3], y)
-        depth -= 1
-        return y, after
-
-    with watching(see):
-        jax.eval_shape(
-            lambda params, state, x, key: apply_child(net.name, net, params, state, x, key, train),
-            *(params, state, shapes, key),
-        )
     rows = [("layer", "output", "params", "FLOPs")]
-    for name, layer, arguments, y in seen:
-        size = sum(math.prod(p.shape) for p in jax.tree.leaves(arguments[0]))
-        y = y["x"] if isinstance(y, Mapping) and "x" in y else y  # what else there is, it was given
-        rows.append((name, check.describe(y), f"{size:,}", f"{_flops(layer, arguments, train):,}"))
+    for call in _calls(as_layer(net), x, train):
+        size = sum(math.prod(p.shape) for p in jax.tree.leaves(call.arguments[0]))
+        y = call.output
+        y = y["x"] if isinstance(y, Mapping) and "x" in y else y  # the other entries were in the input
+        flops = _flops(call.layer, call.arguments, train)
+        rows.append(("  " * call.depth + call.name, check.describe(y), f"{size:,}", f"{flops:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         f"{name:<{widths[0]}}  {y:<{widths[1]}}  {size:>{widths[2]}}  {flops:>{widths[3]}}"
@@ -73,7 +52,54 @@ def summary(net: Child, x: Any, *, train: bool = False) -> str:
     )
 
 
-# What counts 1 for each element of its output. Comparisons, selections and moves count nothing.
+@dataclass
+class _Call:
+    """The call of one layer inside a network."""
+
+    name: str
+    depth: int  # how many layers it is inside of
+    layer: Layer
+    arguments: Any  # shapes of (params, state, x, key)
+    output: Any = None
+
+
+@dataclass
+class _Recorder:
+    """Records the calls of a network's layers, outermost first, while the network is traced."""
+
+    calls: list[_Call] = field(default_factory=list)
+    depth: int = 0
+
+    def __call__(
+        self, name: str, child: Layer, params: Any, state: State, x: Any, key: Any, train: bool
+    ) -> tuple[Any, State]:
+        call = _Call(name, self.depth, child, _shapes((params, state, x, key)))
+        self.calls.append(call)
+        self.depth += 1
+        call.output, after = child.apply(params, state, x, key=key, train=train)
+        self.depth -= 1
+        return call.output, after
+
+
+def _calls(net: Layer, x: Any, train: bool) -> list[_Call]:
+    """The calls of all layers of a network, found by tracing it."""
+    key = jax.eval_shape(jax.random.key, 0)
+    x = _shapes(x)
+    params, state = jax.eval_shape(net.init, key, x)
+    recorder = _Recorder()
+    with observing_children(recorder):
+        jax.eval_shape(
+            lambda params, state, x, key: apply_child(net.name, net, params, state, x, key, train),
+            *(params, state, x, key),
+        )
+    return recorder.calls
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+# Operations that count 1 for each element of their output. Comparisons, selections and moves count 0.
 # fmt: off
 ARITHMETIC = {
     "add", "add_any", "sub", "mul", "div", "rem", "max", "min", "neg", "abs", "sign", "square", "sqrt",
@@ -100,14 +126,14 @@ def _count(jaxpr: Any) -> int:
 
 
 def _count_equation(equation: Any) -> int:
-    from jax.extend.core import jaxprs_in_params  # here, for `import fnnet` to stay fast
+    from jax.extend.core import jaxprs_in_params  # here, to keep `import fnnet` fast
 
     name, params = equation.primitive.name, equation.params
     inner = [_count(inner) for inner in jaxprs_in_params(params)]
     if name == "scan":
         return params["length"] * sum(inner)
     if name == "cond":
-        return min(inner)  # the plain formula, where there is another one for a platform
+        return min(inner)  # the plain formula, if a platform has another one
     if inner:
         return sum(inner)
     shape, dtype = equation.outvars[0].aval.shape, equation.outvars[0].aval.dtype
@@ -121,7 +147,7 @@ def _count_equation(equation: Any) -> int:
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         products = size * math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
-        # Of the zeros that a transposed convolution puts between its inputs, none.
+        # Products with the zeros that a transposed convolution puts between its inputs do not count.
         return 2 * products // math.prod(params["lhs_dilation"])
     if name.startswith("reduce_window"):
         return size * math.prod(params["window_dimensions"])

@@ -10,28 +10,29 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.children import Child, apply_child, output
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.children import Child, apply_child, output_shape
+from fnnet.layer import Layer, Params, State, as_layer, printable
 
 
+@printable
 def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
-    """One layer several times over, each time with params of its own.
+    """A layer repeated several times, each time with its own params.
 
         y = f(... f(f(x; theta_1); theta_2) ...; theta_n)
 
-    The params (and state) are those of the layer, stacked on a leading axis, and a `lax.scan` runs over them: one
-    block is compiled however many there are.
+    The params (and state) of all copies are stacked along a leading axis, and a `lax.scan` runs over them. So only
+    one copy is compiled, whatever their number.
 
     Shapes: y as x; params and state (times, ...).
 
     Args:
         layer: a layer, or a plain function of an array. Its output must have the shape and dtype of its input.
-        times: how often.
-        unroll: blocks in one iteration of the scan; more may run faster and compile longer.
+        times: number of copies.
+        unroll: copies per iteration of the scan. More may run faster, but take longer to compile.
 
     Raises:
-        TypeError, ValueError: `times` or `unroll` is no positive int; the layer changes shape or dtype; params or
-            state are not of so many copies. Whatever the layer raises, with a note.
+        TypeError, ValueError: `times` or `unroll` is not a positive int; the layer changes shape or dtype; params or
+            state have another number of copies. Whatever the layer raises, with a note.
 
     Example:
         >>> net = fn.repeat(fn.residual(fn.dense(3), fn.tanh), 12)
@@ -50,7 +51,7 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
         with check.at(f"repeat[{child.name!r}]", x):
             params, state = jax.vmap(lambda key: child.init(key, x))(keys_of(key))
             p, s = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (params, state))
-            same_shape(x, output(child, p, s, x))
+            check_unchanged(x, output_shape(child, p, s, x))
         return params, state
 
     def apply(
@@ -66,14 +67,14 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
 
         def block(x: Any, each: Any) -> tuple[Any, State]:
             params, state, key = each
-            y, state = _inside("repeat", child, params, state, x, key, train)
-            same_shape(x, y)
+            y, state = _apply_wrapped("repeat", child, params, state, x, key, train)
+            check_unchanged(x, y)
             return y, state
 
         keys = None if key is None else keys_of(key)
         return lax.scan(block, x, (params, state, keys), length=times, unroll=unroll)
 
-    def same_shape(x: Any, y: Any) -> None:
+    def check_unchanged(x: Any, y: Any) -> None:
         def avals(tree: Any) -> Any:
             return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
 
@@ -85,17 +86,18 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
     return Layer(init, apply, "repeat")
 
 
+@printable
 def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
-    """A layer or network computed in another precision, its params kept in float32.
+    """A layer or network computed in another precision, with params kept in float32.
 
         y = f(half(x); half(theta)),      y in the dtype of x
 
-    The gradient reaches theta in float32, where the optimizer adds up small updates. Statistics in state stay as they
-    are. In float16 small gradients vanish unless the loss is scaled; bfloat16 has the range of float32.
+    The gradient of theta is float32, so that an optimizer can add up small updates. Statistics in the state are not
+    cast. In float16 small gradients vanish unless the loss is scaled; bfloat16 has the range of float32.
 
     Args:
         layer: a layer, or a plain function of an array.
-        dtype: of the computation: bfloat16, float16 or another floating-point dtype.
+        dtype: dtype of the computation: bfloat16, float16 or another floating-point dtype.
 
     Raises:
         TypeError: dtype is not floating point.
@@ -113,7 +115,7 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
     child = as_layer(layer)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        # Params as for float32 at least; state, where there is any, as for what the layer will see.
+        # Params for an input in float32 at least; state, if any, for the input that the layer will get.
         params, state = child.init(key, _shapes(x, lambda d: jnp.promote_types(d, jnp.float32)))
         if state:
             _, state = child.init(key, _shapes(x, lambda d: jnp.dtype(dtype)))
@@ -125,25 +127,27 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
         floating = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         outer = jnp.result_type(*floating) if floating else jnp.result_type(float)
         half = partial(_cast, dtype=dtype)
-        y, state = _inside("cast", child, half(params), state, half(x), key, train)
+        y, state = _apply_wrapped("cast", child, half(params), state, half(x), key, train)
         return _cast(y, outer), state
 
     return Layer(init, apply, "cast")
 
 
+@printable
 def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """A layer whose inside is computed again on the way back, instead of being remembered: memory for time.
+    """Rematerialization: backprop recomputes what happens inside a layer instead of storing it. Saves memory.
 
-        y = f(x; theta), and backprop keeps x and theta only
+        y = f(x; theta), and only x and theta are stored for the backward pass
 
     Args:
         layer: a layer, or a plain function of an array.
-        policy: what may be kept all the same, one of `jax.checkpoint_policies`; nothing unless given.
+        policy: which intermediate values to store nevertheless, one of `jax.checkpoint_policies`. The default is
+            none.
 
     Source: Chen et al. 2016, arXiv:1604.06174.
 
     Example:
-        Backprop through 48 blocks that remembers one array a block:
+        Backprop through 48 blocks, storing one array per block:
 
         >>> net = fn.repeat(fn.remat(fn.residual(fn.dense(3), fn.tanh)), 48)
         >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
@@ -156,21 +160,22 @@ def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
         @partial(jax.checkpoint, policy=policy)
-        def again(params: Params, state: State, x: Any, key: chex.PRNGKey | None) -> tuple[Any, State]:
-            return _inside("remat", child, params, state, x, key, train)
+        def recomputed(params: Params, state: State, x: Any, key: chex.PRNGKey | None) -> tuple[Any, State]:
+            return _apply_wrapped("remat", child, params, state, x, key, train)
 
-        return again(params, state, x, key)
+        return recomputed(params, state, x, key)
 
     return Layer(child.init, apply, "remat")
 
 
+@printable
 def freeze(layer: Child) -> Layer:
-    """A layer that does not learn: no gradient for its params, and it runs as in evaluation.
+    """A layer that does not learn: its params get no gradient, and it always runs as in evaluation.
 
         y = f(x; theta),      d y / d theta = 0
 
-    The gradient by x passes. Running averages stay and nothing is dropped, in training, too. An optimizer with weight
-    decay still shrinks its params: leave them out by `optax.masked`.
+    The gradient with respect to x passes through. In training, too, running averages do not change and nothing is
+    dropped. An optimizer with weight decay still shrinks the params: exclude them with `optax.masked`.
 
     Args:
         layer: a layer, or a plain function of an array.
@@ -187,14 +192,14 @@ def freeze(layer: Child) -> Layer:
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
-        y, after = _inside("freeze", child, lax.stop_gradient(params), state, x, None, False)
-        # In training it stays; what an evaluation changes, such as a cache of keys and values, changes.
+        y, after = _apply_wrapped("freeze", child, lax.stop_gradient(params), state, x, None, False)
+        # Training leaves the state unchanged. An evaluation may change it, such as a cache of keys and values.
         return y, state if train else after
 
     return Layer(child.init, apply, "freeze")
 
 
-def _inside(
+def _apply_wrapped(
     kind: str, child: Layer, params: Params, state: State, x: Any, key: chex.PRNGKey | None, train: bool
 ) -> tuple[Any, State]:
     with check.at(f"{kind}[{child.name!r}]", x):

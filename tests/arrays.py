@@ -8,19 +8,52 @@ import ml_dtypes  # noqa: F401  NumPy learns bfloat16
 import numpy as np
 
 
+def array(a: Any, dtype: Any = None) -> np.ndarray:
+    """An array in the dtype that `jnp.asarray` gives it: float32 and int32, unless double precision is on."""
+    a = np.asarray(a)
+    return a.astype(jax.dtypes.canonicalize_dtype(a.dtype if dtype is None else dtype))
+
+
+def ones(shape: Any, dtype: Any = np.float32) -> np.ndarray:
+    """Ones, in the dtype that `jnp.ones` gives them."""
+    return array(np.ones(shape), dtype)
+
+
+def zeros(shape: Any, dtype: Any = np.float32) -> np.ndarray:
+    """Zeros, in the dtype that `jnp.zeros` gives them."""
+    return array(np.zeros(shape), dtype)
+
+
 def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
-    """Standard normal numbers of a shape."""
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+    """Standard normal numbers of a shape. Arrays of different shapes do not begin alike."""
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(dtype)
+
+
+def like(tree: Any, seed: int = 0, scale: float = 1.0, dtype: Any = np.float32) -> Any:
+    """Normal numbers in the shapes of the tree's leaves, each drawn by itself."""
+    leaves, structure = jax.tree.flatten(tree)
+    drawn = (normal(*np.shape(leaf), seed=1000 * seed + i, dtype=np.float64) for i, leaf in enumerate(leaves))
+    return structure.unflatten([(scale * a).astype(dtype) for a in drawn])
+
+
+def params_for(layer: Any, x: Any, dtype: Any = np.float32, scale: float = 0.5) -> Any:
+    """Params for a layer and its input: the shapes are those of init, which is not compiled."""
+    return like(jax.eval_shape(layer.init, jax.random.key(0), x)[0], scale=scale, dtype=dtype)
 
 
 def integers(below: int, *shape: int, seed: int = 0) -> np.ndarray:
     """int32 from 0 to below - 1."""
-    return np.random.default_rng(seed).integers(below, size=shape).astype(np.int32)
+    return np.random.default_rng([seed, *shape]).integers(below, size=shape).astype(np.int32)
 
 
 def is_floating(a: Any) -> bool:
     """Whether an array is of floating-point numbers, bfloat16 among them."""
-    return jax.dtypes.issubdtype(np.result_type(a), np.floating)
+    return jax.dtypes.issubdtype(dtype_of(a), np.floating)
+
+
+def dtype_of(a: Any) -> Any:
+    """The dtype of an array or of a number."""
+    return a.dtype if hasattr(a, "dtype") else np.result_type(a)
 
 
 def each(f: Callable[..., Any], *trees: Any) -> Any:
@@ -49,11 +82,14 @@ def at(tree: Any, i: Any) -> Any:
     return each(lambda a: a[i], tree)
 
 
+def blank(tree: Any) -> Any:
+    """Zeros in the shapes and dtypes of a tree, such as those of an empty cache that init would return."""
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), tree)
+
+
 def shapes(tree: Any) -> Any:
     """The tree of `jax.ShapeDtypeStruct`s of arrays."""
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(np.shape(a), getattr(a, "dtype", None) or np.result_type(a)), tree
-    )
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), dtype_of(a)), tree)
 
 
 def close(got: Any, wanted: Any, rtol: float = 1e-7, atol: float = 0.0) -> None:
@@ -70,5 +106,5 @@ def equal(got: Any, wanted: Any) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
         place = jax.tree_util.keystr(path)
-        assert (np.shape(a), np.result_type(a)) == (np.shape(b), np.result_type(b)), place
+        assert (np.shape(a), dtype_of(a)) == (np.shape(b), dtype_of(b)), place
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=place)

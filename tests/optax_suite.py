@@ -1,11 +1,11 @@
-"""optax's own tests, from the installed wheel, with fnnet's functions in place of optax's.
+"""Runs optax's own tests, from the installed wheel, with fnnet's functions in place of optax's.
 
-    python tests/optax_suite.py             all of them, some minutes
-    python tests/optax_suite.py adam clip   those whose name has one of the words
+    python tests/optax_suite.py             all of them, a few minutes
+    python tests/optax_suite.py adam clip   those whose name contains one of the words
 
-Every name that `fnnet.optim` shares with optax, optax.contrib or optax.schedules is replaced wherever optax holds
-it. Counted are the tests in which one of ours was called. The exit status is 0 if all of them pass but those in
-CANNOT_PASS, each with its reason, and those do fail.
+Every name that `fnnet.optim` shares with optax, optax.contrib or optax.schedules is replaced wherever optax refers to
+it. A test counts if it calls one of ours. The exit status is 0 if all of them pass except those in CANNOT_PASS, which
+lists a reason for each, and if those do fail.
 """
 
 import collections
@@ -42,14 +42,14 @@ MODULES = (
     "optax.transforms._masking_test",
 )
 
-# Part of a test's name: why it cannot pass.
+# Part of a test's name, and why it cannot pass.
 CANNOT_PASS = {
     "AliasTest.test_explicit_dtype": "looks for mu and trace in the state; here it has the symbols of the papers",
     "linesearch=GradientTransformation": "lbfgs takes a line search that is a function, not a transformation",
     "problem_name='himmelblau', scale_init_precond": "lbfgs leaves out pairs with s.y <= 0; the rule there does not",
     "test_dim_nums_combinations": "reads the state of optax's partition inside its muon",
     "SAMTest": "sam takes its second gradient in the same call, without opaque_mode",
-    "AddingTest.test_none_argument": "hands a number in as the state",
+    "AddingTest.test_none_argument": "passes a number as the state",
     "test_masked_state_structure": "looks for trace in the state of sgd",
 }
 
@@ -66,7 +66,7 @@ def recorded(name: str, ours: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def replace() -> list[str]:
-    """Puts ours in every module of optax that holds the original; their names."""
+    """Puts ours into every module of optax that has the original. Returns their names."""
     originals = {}
     for name in fn.optim.__all__:
         ours = getattr(fn.optim, name)
@@ -87,7 +87,7 @@ def tests_of(suite: Any) -> list[unittest.TestCase]:
 
 
 def main(words: list[str]) -> int:
-    # Imported before the names are replaced: a test module may hold optax's functions by name, too.
+    # Imported before the names are replaced: a test module can refer to optax's functions by name, too.
     modules = []
     for name in MODULES:
         try:
@@ -114,7 +114,7 @@ def main(words: list[str]) -> int:
         outcome = "skipped by optax" if result.skipped and not failed else "failed" if failed else "passed"
         counts[outcome if reason is None else f"{outcome}: {reason}"] += 1
         if failed != (reason is not None):
-            trace = (result.failures + result.errors or [(None, "it passes now: take it out of the list")])[
+            trace = (result.failures + result.errors or [(None, "it passes now: remove it from the list")])[
                 0
             ][1]
             wrong.append(f"{label}\n    " + "\n    ".join(trace.strip().splitlines()[-6:]))

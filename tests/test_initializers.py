@@ -33,6 +33,7 @@ from fnnet.initializers import (
     uniform,
     zeros,
 )
+from tests.arrays import array
 
 Shape = tuple[int, ...]
 Init = Callable[..., jax.Array]
@@ -232,7 +233,7 @@ def test_jit_and_vmap_over_keys(name: str) -> None:
 
 
 def test_hyperparameters_may_be_tracers() -> None:
-    key, scale = jax.random.key(0), jnp.array([1.0, 2.0])
+    key, scale = jax.random.key(0), array([1.0, 2.0])
     for make in (normal, uniform, constant, orthogonal, identity):
         w = jax.jit(jax.vmap(lambda s, make=make: make(s)(key, (3, 3))))(scale)
         np.testing.assert_allclose(w[1], 2 * w[0], rtol=1e-5)
@@ -355,7 +356,7 @@ def test_gains_of_pytorch() -> None:
 def test_kaiming_keeps_a_signal_through_ten_layers(mode: str) -> None:
     # Forward by fan_in, backward by fan_out: relu halves what the gain of sqrt(2) doubles.
     keys = jax.random.split(jax.random.key(0), 10)
-    w = jnp.stack([kaiming_normal(mode=mode)(key, (400, 400)) for key in keys])
+    w = np.stack([kaiming_normal(mode=mode)(key, (400, 400)) for key in keys])
 
     def network(x: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda x, w: (activations.relu(x) @ w, None), x, w)[0]

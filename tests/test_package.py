@@ -20,13 +20,28 @@ def python(code: str) -> str:
 
 
 def test_import_loads_nothing_but_the_dependencies() -> None:
-    """It may cost at most 0.2 s over jax and optax (0.12 s here, two thirds of it chex); extras would cost more."""
+    """It costs at most 0.2 s over jax, optax and chex. Extras, and what few calls need, are imported when called."""
     before, after = (
         set(python(f"import sys, {names}; print(*sys.modules)").split())
         for names in ("jax, optax, chex", "jax, optax, chex, fnnet")
     )
-    assert {name.split(".")[0] for name in after - before} - set(sys.stdlib_module_names) == {"fnnet"}
-    assert not {"sklearn", "matplotlib", "rich", "tyro"} & after
+    added = after - before
+    assert {name.split(".")[0] for name in added} - set(sys.stdlib_module_names) == {"fnnet"}
+    assert (
+        not {"sklearn", "matplotlib", "rich", "tyro", "orbax", "grain", "safetensors", "tensorboardX"} & after
+    )
+    assert not {"scipy", "multiprocessing", "http", "asyncio", "sqlite3", "jax.experimental"} & added
+    # Of the standard library a few small modules, such as queue.
+    assert len([name for name in added if name.split(".")[0] != "fnnet"]) <= 8
+    assert not {"fnnet.data", "fnnet.metrics", "fnnet.optim", "fnnet.train"} & added
+
+
+def test_parts_are_imported_when_they_are_used() -> None:
+    code = "import sys, fnnet as fn; fn.optim.adam; print(*(n in sys.modules for n in ('fnnet.optim', 'fnnet.train')))"
+    assert python(code).split() == ["True", "False"]
+    assert {"data", "dense", "metrics", "optim", "train"} <= set(dir(fn))
+    with pytest.raises(AttributeError, match="module 'fnnet' has no attribute 'optimizers'"):
+        fn.optimizers  # noqa: B018
 
 
 def test_import_starts_no_backend() -> None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import fnnet as fn
+from tests.arrays import ones
 
 
 def table(net, shape, dtype=jnp.float32, **keywords):
@@ -49,7 +50,7 @@ def test_states_indices_functions_and_training():
         assert rows["  embed_0"] == ("float32[2,5,3]", 21, 0)
         assert rows["    dense"][0] == "bfloat16[2,5,2]"
     assert table(jnp.tanh, (2, 3)) == {"tanh": ("float32[2,3]", 0, 6)}
-    assert fn.summary(fn.tanh, jnp.ones((2, 3))).splitlines()[1].startswith("tanh")
+    assert fn.summary(fn.tanh, ones((2, 3))).splitlines()[1].startswith("tanh")
 
 
 def test_transformer_blocks_ties_and_transposes():
@@ -66,10 +67,10 @@ def test_transformer_blocks_ties_and_transposes():
 def test_a_network_that_does_not_fit_raises_with_the_path():
     net = fn.serial(fn.serial(fn.dense(3), fn.conv(2, 3)))
     with pytest.raises(ValueError, match=r"conv: input is float32\[5,3\]") as caught:
-        fn.summary(net, jnp.ones((5, 4)))
+        fn.summary(net, ones((5, 4)))
     assert [note for note in caught.value.__notes__ if note.startswith("in ")] == [
         "in serial['conv_0'], input float32[5,3]",
         "in serial['serial_0'], input float32[5,4]",
     ]
     # What watched it is gone: the next network runs as it did.
-    assert fn.dense(2).init(jax.random.key(0), jnp.ones((1, 3)))[0]["w"].shape == (3, 2)
+    assert fn.dense(2).init(jax.random.key(0), ones((1, 3)))[0]["w"].shape == (3, 2)

@@ -1,1 +1,1 @@
-"""Measurements: both sides in one process, interleaved, medians and ratios."""
+"""Measurements: all sides in one process, interleaved; medians and ratios."""

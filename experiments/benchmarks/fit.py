@@ -1,15 +1,15 @@
 """What `fit` costs beside the bare compiled loop: `python -m experiments.benchmarks.fit`.
 
-The bare loop is `make_run` under `jit`: the same steps and evaluations as one program that nothing interrupts, compiled
-ahead of time. No compilation is in any of the times: those of `fit` run from its second evaluation to its last, and the
-bare loop goes on from where `fit` was then. All run in one process, in turn; `ratio` is the median of the rounds'
-ratios, fit's time over the bare loop's, and `off by` the largest relative difference of the first losses.
+The bare loop is `make_run` under `jit`: the same steps and evaluations as one program, compiled ahead of time, which
+nothing interrupts. No time includes compilation: `fit` is timed from its second evaluation to its last, and the bare
+loop continues from where `fit` was at that point. All sides run in one process and take turns. `ratio` is fit's time
+over the bare loop's, the median of all rounds. `off by` is the largest relative difference of the first losses.
 
-Sides: fit alone; with a bar on a terminal (a pseudo-terminal); with a folder, history.jsonl and checkpoints as often as
-fit itself makes them; with a checkpoint each epoch. What fit's own take is, by its rule, a hundredth of the time in the
-long run: a short measurement has none or one, so just that is counted in their place.
+The sides are fit alone; with a progress bar on a (pseudo-)terminal; with a folder, history.jsonl and checkpoints as
+often as fit makes them by default; and with a checkpoint in each epoch. By default, checkpoints take a hundredth of the
+time in the long run. A short measurement has none or one of them, so that share is counted instead.
 
-Pictures are noise, since the time does not depend on what they show.
+The images are noise, as the time does not depend on their content.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ from rich.progress import track
 from rich.table import Table
 
 import fnnet as fn
-from experiments.benchmarks import side_by_side
+from experiments.benchmarks import agreement
 from experiments.command_line import fail, parse
 from experiments.results_folder import environment
 from experiments.timing import compare
-from fnnet.train.fit.fit import SAVING_SHARE
+from fnnet.train.fit.saving import SAVING_SHARE
 
 COMMAND = "experiments.benchmarks.fit"
-BAR = 1.03  # the largest ratio that the project allows itself
-MOST_SAVED = 20  # epochs with a checkpoint each
+BAR = 1.03  # the largest ratio that the project accepts
+MOST_SAVED = 20  # epochs, where each has a checkpoint
 COMPARED = 50  # losses, at most
-WARM_UP = 2  # epochs of fit before the clock starts, in which it compiles
+WARM_UP = 2  # epochs of fit before the clock starts; it compiles in them
 ALONE, SHOWN, DEFAULT, EVERY = "alone", "bar", "bar, folder", "each epoch"
 SIDES = (ALONE, SHOWN, DEFAULT, EVERY)
 
@@ -56,21 +56,21 @@ class Workload(NamedTuple):
     train: int  # examples
     valid: int  # examples
     batch_size: int
-    epochs: int  # that are measured, with an evaluation each
+    epochs: int  # measured, with an evaluation each
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches."""
+        """Steps of an epoch, without the incomplete batch."""
         return self.train // self.batch_size
 
 
 class Timed(NamedTuple):
     """A run of one side."""
 
-    seconds: float  # of the epochs that are measured
+    seconds: float  # of the measured epochs
     losses: np.ndarray  # of their steps
-    saves: list[float]  # seconds of each checkpoint meanwhile
-    shown: int  # bytes that went to the terminal in the whole run
+    saves: list[float]  # seconds of each checkpoint among them
+    shown: int  # bytes sent to the terminal in the whole run
 
 
 def workloads() -> dict[str, Workload]:
@@ -92,19 +92,19 @@ class Config:
     """What fit costs beside the bare compiled loop, with a bar, a history, and checkpoints."""
 
     workloads: tuple[str, ...] = ("mlp", "cnn", "digits")
-    """Which, by name: an MLP 784-256-10, a CNN of two convolutions, an MLP 64-32-10."""
+    """The workloads, by name: an MLP 784-256-10, a CNN with two convolutions, an MLP 64-32-10."""
     sides: tuple[str, ...] = SIDES
-    """Which runs of fit, by name."""
+    """The runs of fit, by name."""
     rounds: int = 7
-    """Rounds that are measured, each side once in each, after one that is not."""
+    """Measured rounds, with each side once per round; one round before them is not measured."""
     epochs: int | None = None
-    """Epochs of a measurement; a second's or two unless given."""
+    """Epochs per measurement; by default one or two seconds' worth."""
     json: Path | None = None
-    """File for the numbers, besides the table."""
+    """Also write the numbers to this file."""
 
 
 def measure(name: str, work: Workload, sides: tuple[str, ...], rounds: int) -> Iterator[dict[str, Any]]:
-    """A row for the bare loop, and one for every side of fit."""
+    """A row for the bare loop, and one for each side of fit."""
     draw = np.random.default_rng(0)
 
     def part(n: int) -> dict[str, np.ndarray]:
@@ -143,14 +143,14 @@ def measure(name: str, work: Workload, sides: tuple[str, ...], rounds: int) -> I
             every = [save for run in found for save in run.saves]
             row["ms_a_save"] = 1e3 * float(np.median(every)) if every else None
             row["shown_bytes"] = found[-1].shown
-            # Rounding grows from step to step until the two have nothing in common.
+            # Rounding errors grow from step to step, so only the first losses are compared.
             ours, theirs = (timed[s][-1].losses[:COMPARED] for s in (side, "bare loop"))
-            row["difference"] = side_by_side.difference([ours], [theirs])
+            row["difference"] = agreement.difference([ours], [theirs])
         yield row
 
 
 def bare_loop(work: Workload, data: Any) -> Callable[[], Timed]:
-    """The steps that are measured, as one program."""
+    """The measured steps as one program."""
 
     def run_of(epochs: int) -> Callable[..., fn.train.Run]:
         return fn.train.make_run(
@@ -176,13 +176,13 @@ def bare_loop(work: Workload, data: Any) -> Callable[[], Timed]:
 
 
 def fit_as(side: str, work: Workload, data: Any) -> Callable[[], Timed]:
-    """The same steps, and those of the warm-up before them, in fit."""
+    """The same steps in fit, after those of the warm-up."""
 
     def run() -> Timed:
         evaluated: list[float] = []  # when
 
         def learning_rate(step: Any) -> float:
-            # fit asks for its row's rate after each evaluation; the optimizer's call, when it is traced, is none.
+            # fit asks for the rate after each evaluation, for its row. The optimizer asks when it is traced.
             if not isinstance(step, jax.core.Tracer):
                 evaluated.append(time.perf_counter())
             return 1e-3
@@ -212,7 +212,7 @@ def fit_as(side: str, work: Workload, data: Any) -> Callable[[], Timed]:
 
 @contextlib.contextmanager
 def terminal() -> Iterator[Callable[[], int]]:
-    """stderr is a terminal of 80 columns meanwhile; a function that says how many bytes it was sent."""
+    """Makes stderr a terminal with 80 columns. Yields a function that returns the number of bytes sent to it."""
     ours, theirs = os.openpty()
     count = 0
 
@@ -238,7 +238,7 @@ def terminal() -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def stopwatch() -> Iterator[list[tuple[float, float]]]:
-    """When each checkpoint began and ended."""
+    """Yields a list to which each checkpoint adds when it began and ended."""
     save, times = fn.train.checkpoint.save, []
 
     def timed(*args: Any, **options: Any) -> Path:
@@ -302,7 +302,7 @@ def main() -> None:
     if config.json is not None:
         content = {"rounds": config.rounds, **where, "results": rows}
         config.json.write_text(json.dumps(content, indent=2) + "\n")
-    if wrong := [row for row in rows if not row.get("difference", 0.0) <= side_by_side.AGREE]:
+    if wrong := [row for row in rows if not row.get("difference", 0.0) <= agreement.AGREE]:
         for row in wrong:
             print(
                 f"{row['workload']}, {row['side']}: the losses differ by {row['difference']:.1e}",

@@ -1,9 +1,9 @@
-"""Time of layers forward and backward, fnnet's over its peers': `python -m experiments.benchmarks.layers`.
+"""Time of layers, forward and backward, beside PyTorch, Flax and Equinox: `python -m experiments.benchmarks.layers`.
 
-All sides compute the same from the same arrays, in one process, in turn: y, and for a given gradient by y
-those by x and by the params. `ratio` is the median of the rounds' ratios, fnnet's time over theirs. `off by`
-is the largest difference of y and the gradient by x (and of the norm of that by the params), as a part of the
-largest number. `1st run` has seconds: tracing, compiling and one run.
+All sides compute the same thing from the same arrays: y, and for a given gradient by y the gradients by x and by the
+params. They run in one process and take turns. `ratio` is fnnet's time over theirs, the median of all rounds. `off by`
+is the largest difference of y, of the gradient by x and of the norm of the gradient by the params, as a share of the
+largest number. `1st run` is in seconds: tracing, compiling and one run.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from experiments.benchmarks import side_by_side
+from experiments.benchmarks import forward_backward, side_by_side
 from experiments.benchmarks.workloads import gru, lstm, max_pool, resnet_block
 from experiments.command_line import fail, parse
 
 COMMAND = "experiments.benchmarks.layers"
 WORKLOADS = {"resnet_block": resnet_block, "lstm": lstm, "gru": gru, "max_pool": max_pool}
-# The largest ratio that the project allows itself, for two cores.
+# The largest ratios that the project accepts on two cores.
 BARS = {
     "resnet_block": {"torch": 1.1},
     "lstm": {"torch": 1.0, "flax": 0.5},
@@ -31,20 +31,20 @@ BARS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Time of layers forward and backward on a CPU: fnnet's over its peers'."""
+    """Time of layers, forward and backward, on a CPU: fnnet beside PyTorch, Flax and Equinox."""
 
     workloads: tuple[str, ...] = tuple(WORKLOADS)
-    """Which workloads, by name."""
+    """The workloads, by name."""
     peers: tuple[str, ...] = side_by_side.PEERS
-    """Which libraries beside fnnet; one that is not installed is left out."""
+    """The libraries beside fnnet. One that is not installed is left out."""
     rounds: int = 30
-    """Rounds that are measured, each side once in each, after three that are not."""
+    """Measured rounds, with each side once per round; three rounds before them are not measured."""
     torch_compile: bool = dataclasses.field(default_factory=lambda: shutil.which("c++") is not None)
-    """Measure torch.compile, too, which needs a C++ compiler; on where there is one."""
+    """Measure torch.compile, too. It needs a C++ compiler; the default is on where there is one."""
     torch_threads: int | None = None
-    """Threads of PyTorch; as many as there are cores unless given."""
+    """Threads of PyTorch; by default one per core."""
     json: Path | None = None
-    """File for the numbers, besides the table."""
+    """Also write the numbers to this file."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     console = Console()
     shown, rows = side_by_side.new_table(side_by_side.title(where, config.rounds)), []
     for name in track(config.workloads, "measuring", console=console):
-        sides = side_by_side.sides_of(WORKLOADS[name], peers, config.torch_compile)
+        sides = side_by_side.sides_of(forward_backward, WORKLOADS[name], peers, config.torch_compile)
         for row in side_by_side.measure(name, sides, BARS[name], rounds=config.rounds):
             rows.append(row)
             side_by_side.add_row(shown, row)

@@ -1,8 +1,8 @@
-"""Time of one update, fnnet's over optax's: `python -m experiments.benchmarks.optimizers`.
+"""Time of one update, beside optax: `python -m experiments.benchmarks.optimizers`.
 
-Both update the same MLP by the same gradients, compiled apart, in one process, in turn. What is timed is what a
-training step does: update, then `optax.apply_updates`. The bar of the project is a median ratio of at most 1.02,
-and a state no larger than optax's.
+Both sides update the same MLP by the same gradients. They are compiled separately, run in one process and take turns.
+The time is that of a training step's part: `update`, then `optax.apply_updates`. The project accepts a median ratio of
+at most 1.02, and a state no larger than optax's.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ COMMAND = "experiments.benchmarks.optimizers"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Time of one update of an MLP 784-n-n-10: fnnet's over optax's; and the size of the state."""
+    """Time of one update of an MLP 784-n-n-10, and the size of the state: fnnet beside optax."""
 
     optimizers: tuple[str, ...] = tuple(fn.optim.TWINS)
-    """Which optimizers, by name."""
+    """The optimizers, by name."""
     parameters: int = 1_000_000
-    """How many, about: n is chosen for it. 100 million take 2 GB and more for adam, both sides together."""
+    """Approximate number of parameters, which sets n. With 100 million, adam takes over 2 GB for both sides."""
     pairs: int = 200
-    """Pairs of measurements, of ten updates each; of one from ten million parameters on."""
+    """Pairs of measurements, of ten updates each; of one update from ten million parameters on."""
     json: Path | None = None
-    """File for the numbers, besides the table."""
+    """Also write the numbers to this file."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the benchmarks of layers and of training share: all sides of a workload in one process, in turn."""
+"""What the benchmarks of layers and of training share: all sides of a workload in one process, taking turns."""
 
 import importlib.metadata
 import importlib.util
@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.workloads import Pass
+from experiments.benchmarks.agreement import AGREE, difference, flat
 from experiments.command_line import fail
 from experiments.results_folder import environment
 from experiments.timing import compare, in_turn
@@ -24,21 +24,19 @@ from experiments.timing import compare, in_turn
 PEERS = ("torch", "flax", "equinox")
 COMPILED = "torch.compile"
 OURS = "fnnet"
-# Outcomes of two sides differ by less, of their largest number, unless they compute different things.
-AGREE = 1e-3
-# Other programs may take so much of the cores. PyTorch's threads spin while they wait for each other: with
+# The share of the cores that other programs may take. PyTorch's threads spin while they wait for each other: with
 # other programs on two cores, a step of the MLP took 234 ms with two threads and 7 ms with one.
 OTHERS = 0.05
 
 Run = Callable[[], Any]
-# By side, its name first; each makes a fresh function that runs once and waits.
+# By name; each value makes a new function that runs once and waits.
 Sides = Mapping[str, Callable[[], Run]]
 
 
 def setup(
     command: str, peers: Sequence[str], rounds: int, torch_threads: int | None = None
 ) -> tuple[list[str], dict[str, Any]]:
-    """The peers that are installed, and what the numbers were seen on; or fails for a bad argument."""
+    """The peers that are installed, and the machine and versions. Ends the program for a bad argument."""
     if unknown := [peer for peer in peers if peer not in PEERS]:
         fail(command, f"--peers {unknown[0]} is unknown, wanted some of {', '.join(PEERS)}")
     if rounds < 1:
@@ -63,28 +61,27 @@ def setup(
     return here, where
 
 
-def sides_of(workload: Any, peers: Sequence[str], torch_compile: bool, sizes: Any = None) -> Sides:
-    """fnnet and the peers, of a module of `workloads`."""
-    sizes = workload.SIZES if sizes is None else sizes
-    sides: dict[str, Callable[[], Run]] = {OURS: partial(workload.fnnet, sizes)}
-    for peer in peers:
-        sides[peer] = partial(getattr(workload, peer), sizes)
+def sides_of(runner: Any, workload: Any, peers: Sequence[str], torch_compile: bool) -> Sides:
+    """fnnet and the peers, of a workload at its own sizes. `runner`: `train_step` or `forward_backward`."""
+    sides: dict[str, Any] = {
+        side: partial(getattr(runner, side), workload, workload.SIZES) for side in (OURS, *peers)
+    }
     if "torch" in peers and torch_compile:
-        sides[COMPILED] = partial(workload.torch, sizes, compiled=True)
+        sides[COMPILED] = partial(sides["torch"], compiled=True)
     return sides
 
 
 def measure(
     name: str, sides: Sides, bars: Mapping[str, float], *, rounds: int, steps: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """A row for each side: milliseconds, the ratio of ours, which is the first, to it, and its bar.
+    """A row for each side: milliseconds, the ratio of our time to its time, and the bar for that ratio.
 
     Args:
-        name: the workload.
+        name: of the workload.
         sides: by name, ours first.
-        bars: the largest ratio that the project allows itself, by side.
+        bars: the largest ratio that the project accepts, by side.
         rounds: rounds that are measured.
-        steps: steps in one run, by which its time is divided.
+        steps: steps in one run; the time is divided by them.
     """
     runs, first, outcomes = {}, {}, {}
     for side, make in sides.items():
@@ -117,16 +114,16 @@ def measure(
 
 
 def _first_runs(side: str, make: Callable[[], Run]) -> tuple[Run, float | None, list[np.ndarray]]:
-    """The function, the seconds its first run takes with what it compiles, and the outcomes of three runs."""
-    # What JAX loads on first use would be put down to the side that comes first: its second time counts.
-    # PyTorch would remember: its first time counts, and its cache on disk is off.
+    """The function, the seconds of its first run with compilation, and the outcomes of three runs."""
+    # What JAX loads on first use would be charged to the first side, so its second time counts.
+    # PyTorch would remember what it compiled, so its first time counts, and its cache on disk is off.
     for _ in range(1 if side in ("torch", COMPILED) else 2):
         if side == COMPILED:
             import torch
 
             torch.compiler.reset()
             torch.compiler.config.force_disable_caches = True
-            warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")  # as was just asked for
+            warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")  # it was just asked for
         run = make()
         start = time.perf_counter()
         outcome = run()
@@ -135,26 +132,6 @@ def _first_runs(side: str, make: Callable[[], Run]) -> tuple[Run, float | None, 
     for _ in range(2):
         arrays += flat(run())
     return run, None if side == "torch" else seconds, arrays
-
-
-def flat(outcome: Any) -> list[np.ndarray]:
-    """What is compared of an outcome: a loss; or y, the gradient by x, and the norm of that by the params."""
-    if not isinstance(outcome, Pass):
-        return [np.array(outcome)]
-    squares = sum(float(np.sum(np.square(np.asarray(slope), dtype=np.float64))) for slope in outcome.slopes)
-    return [np.array(outcome.y), np.array(outcome.slope_x), np.sqrt(squares)]
-
-
-def difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """The largest difference of two arrays, as a part of the largest number in the second."""
-    worst = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if a.shape != b.shape:
-            raise ValueError(f"one side computes {a.shape}, the other {b.shape}")
-        scale = float(np.max(np.abs(b), initial=np.finfo(np.float32).tiny))
-        worst = max(worst, float(np.max(np.abs(a - b), initial=0.0)) / scale)  # NaN is lost by max ...
-        worst = worst if np.isfinite(a).all() and np.isfinite(b).all() else np.inf  # ... and counts as this
-    return worst
 
 
 def new_table(title: str) -> Table:
@@ -185,7 +162,7 @@ def add_row(shown: Table, row: Mapping[str, Any]) -> None:
 
 
 def title(where: Mapping[str, Any], rounds: int) -> str:
-    """Versions and the machine, for the head of a table."""
+    """The machine and the versions, above a table."""
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     threads = f", {where['torch_threads']} threads of torch" if "torch_threads" in where else ""
     machine = f"{where['processor']}, {where['cores']} cores{threads}, {rounds} rounds"
@@ -194,7 +171,7 @@ def title(where: Mapping[str, Any], rounds: int) -> str:
 
 
 def finish(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Says what makes the times worthless; status 1 where two sides computed different things."""
+    """Warns where other programs were busy. Exit status 1 where two sides computed different things."""
     others = max((row["others"] for row in rows), default=0.0)
     if others > OTHERS:
         console.print(
@@ -209,7 +186,7 @@ def finish(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _seconds() -> tuple[float, float, float]:
-    """Of the clock; of all cores, busy, where the system tells it; of this process, busy."""
+    """Seconds of the clock, busy seconds of all cores, where the system reports them, and of this process."""
     own = time.process_time()
     try:
         user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split()[1:9])
@@ -220,7 +197,7 @@ def _seconds() -> tuple[float, float, float]:
 
 
 def _processor() -> str:
-    """The model of the processor, where the system tells it."""
+    """The model of the processor, where the system reports it."""
     try:
         with Path("/proc/cpuinfo").open() as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

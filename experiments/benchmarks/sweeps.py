@@ -1,10 +1,9 @@
-"""Time of many small training runs, in one go and one after another: `python -m experiments.benchmarks.sweeps`.
+"""Time of many small training runs, all at once and one by one: `python -m experiments.benchmarks.sweeps`.
 
-A grid of learning rates times seeds: MLPs of 64-32-10 on digits, 5 epochs in batches of 64, as one `fn.train.sweep`;
-beside it the same runs one after another in PyTorch, with an order of its own of the same examples in each epoch.
-`ratio` is the median of the rounds' ratios, PyTorch's time over fnnet's compiled program. `fresh` is a sweep in a
-process that has compiled nothing yet: tracing, compiling and computing, without the imports. The second table has
-both by the number of runs.
+The runs are a grid of learning rates and seeds: MLPs 64-32-10 on digits, 5 epochs in batches of 64. fnnet trains them
+with one `fn.train.sweep`, PyTorch one by one, on the same examples in an order of its own. `ratio` is PyTorch's time
+over that of fnnet's compiled program, the median of all rounds. `fresh` is a sweep in a process that has compiled
+nothing yet: tracing, compiling and computing, without the imports. The second table has both by the number of runs.
 """
 
 import dataclasses
@@ -32,38 +31,38 @@ from experiments.timing import compare, in_turn
 from fnnet.train.sweep import program as sweep_program
 
 COMMAND = "experiments.benchmarks.sweeps"
-RATIO_BAR = 15.0  # the project's: so many times as fast as PyTorch
-FRESH_BAR = 1.0  # the project's: seconds at most in a fresh process
+RATIO_BAR = 15.0  # the project wants to be this many times as fast as PyTorch
+FRESH_BAR = 1.0  # the project wants at most this many seconds in a fresh process
 BATCH = 64
 FEATURES, HIDDEN, CLASSES = 64, 32, 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Time of many small training runs: fnnet's in one go over PyTorch's one after another."""
+    """Time of many small training runs: fnnet's all at once beside PyTorch's one by one."""
 
     runs: int = 64
-    """Runs beside PyTorch, a square: so many learning rates as seeds."""
+    """Runs beside PyTorch. A square, for as many learning rates as seeds."""
     counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
-    """Numbers of runs of the second table, squares; empty for no such table."""
+    """Numbers of runs in the second table, all squares; none for no such table."""
     epochs: int = 5
-    """Epochs of each run, of 16 steps each."""
+    """Epochs per run, of 16 steps each."""
     optimizer: Literal["sgd", "adam"] = "adam"
-    """Of both sides."""
+    """Optimizer of both sides."""
     rounds: int = 5
-    """Rounds that are measured, each side once in each, after one that is not."""
+    """Measured rounds, with each side once per round."""
     torch: bool = True
-    """Whether to run PyTorch beside it, where it is installed."""
+    """Whether to measure PyTorch too, if it is installed."""
     torch_threads: int = 1
-    """Threads of PyTorch: for a network so small one is faster than two."""
+    """Threads of PyTorch. For such a small network, one is faster than two."""
     json: Path | None = None
-    """File for the numbers, besides the tables."""
+    """Also write the numbers to this file."""
     fresh: bool = False
-    """Print the seconds of one sweep of --runs and nothing else: what this program calls in a process of its own."""
+    """Only print the seconds of one sweep of --runs. The command starts itself with this flag in a new process."""
 
 
 def problem(config: Config, runs: int) -> tuple[Callable[..., Any], Any, dict[str, np.ndarray], int]:
-    """What sweep takes: the run, the data, the learning rates, how many seeds."""
+    """The arguments of sweep: the run, the data, the learning rates, the number of seeds."""
     data = fn.data.digits()
     net = fn.serial(fn.flatten, fn.dense(HIDDEN), fn.relu, fn.dense(CLASSES))
     steps = config.epochs * (len(data.train["y"]) // BATCH)
@@ -79,21 +78,21 @@ def problem(config: Config, runs: int) -> tuple[Callable[..., Any], Any, dict[st
 
 
 def ours(config: Config, runs: int) -> Callable[[], np.ndarray]:
-    """The compiled program of a sweep, which returns the validation losses."""
+    """A sweep's compiled program, as a function that returns the validation losses."""
     run, data, rates, seeds = problem(config, runs)
-    program = sweep_program.trace(
-        run, data, np.arange(seeds), rates, None, chunk=seeds, mapping="vmap", mesh=None, goes_on=False
+    program = sweep_program.trace_program(
+        run, data, np.arange(seeds), rates, None, chunk=seeds, mapping="vmap", mesh=None, keep_opt_state=False
     )
 
     def once() -> np.ndarray:
-        summary, _ = sweep_program.call(program, rates, None, seeds=seeds, times=1, histories=False)
+        summary, _ = sweep_program.run_program(program, rates, None, seeds=seeds, times=1, histories=False)
         return summary.last["valid_loss"]
 
     return once
 
 
 def torch_side(config: Config, runs: int) -> Callable[[], np.ndarray]:
-    """The same in PyTorch, one after another."""
+    """The same in PyTorch, one by one."""
     import torch
 
     torch.set_num_threads(config.torch_threads)
@@ -126,7 +125,7 @@ def torch_side(config: Config, runs: int) -> Callable[[], np.ndarray]:
 
 
 def fresh_seconds(config: Config, runs: int) -> float:
-    """Of a sweep in a process of its own, whose compilations no cache knows."""
+    """Seconds of a sweep in a new process, without a compilation cache."""
     options = [
         "--fresh",
         "--runs",
@@ -144,7 +143,7 @@ def fresh_seconds(config: Config, runs: int) -> float:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"the sweep in a process of its own failed:\n{done.stderr}")
+        raise RuntimeError(f"the sweep in a new process failed:\n{done.stderr}")
     return float(done.stdout.split()[-1])
 
 
@@ -166,7 +165,8 @@ def check(config: Config) -> None:
     for option, numbers in (("--runs", (config.runs,)), ("--counts", config.counts)):
         if bad := [n for n in numbers if n < 1 or math.isqrt(n) ** 2 != n]:
             fail(
-                COMMAND, f"{option} {bad[0]} is no square, wanted as many learning rates as seeds, such as 64"
+                COMMAND,
+                f"{option} {bad[0]} is not a square, wanted one, such as 64: there are as many learning rates as seeds",
             )
 
 
@@ -218,7 +218,7 @@ def main() -> None:
         growth.append({"runs": runs, "seconds": seconds, "fresh": fresh_seconds(config, runs)})
     if growth:
         table = Table(title="By the number of runs", title_justify="left", box=box.SIMPLE)
-        for column in ("runs", "seconds", "ms a run", "fresh"):
+        for column in ("runs", "seconds", "ms per run", "fresh"):
             table.add_column(column, justify="right")
         for line in growth:
             each = f"{1e3 * line['seconds'] / line['runs']:.2f}"

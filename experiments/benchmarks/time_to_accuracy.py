@@ -1,9 +1,10 @@
 """Seconds until a network is good enough, compile time included: `python -m experiments.benchmarks.time_to_accuracy`.
 
-All sides train the same network on the same examples with the same batch size, optimizer and rate, and look at the
-same validation part after the same steps, until its accuracy first reaches the target. Weights are of PyTorch's
-distribution, U[-fan_in^-0.5, fan_in^-0.5], but in scikit-learn, which has its own. Each measurement has a process of
-its own: imports are done, data lies on the device, JAX has its backend, nothing is compiled; caches on disk are off.
+All sides train the same network on the same examples with the same batch size, optimizer and learning rate. They
+evaluate it on the same validation part after the same steps, until its accuracy first reaches the target. Weights have
+PyTorch's distribution, U[-fan_in^-0.5, fan_in^-0.5], except in scikit-learn, which has its own. Each measurement has
+its own process. When the clock starts, imports are done, the data is on the device, JAX has its backend, and nothing is
+compiled. Caches on disk are off.
 """
 
 import dataclasses
@@ -35,66 +36,67 @@ EVAL_BATCH = 1000
 
 
 class Task(NamedTuple):
-    """What is trained, on what, and when it is good enough."""
+    """A network, its data, and the accuracy it must reach."""
 
     data: str  # of fn.data
-    channels: tuple[int, ...]  # of convolutions 3x3, each with relu and max_pool 2 behind it
+    channels: tuple[int, ...]  # of 3x3 convolutions, each followed by relu and max_pool 2
     hidden: tuple[int, ...]  # features of dense layers with relu, before the one for the 10 classes
     batch_size: int
     learning_rate: float  # of Adam
     eval_every: int  # steps
-    steps: int  # after which a side gives up
+    steps: int  # before a side gives up
     target: float  # validation accuracy
 
 
-# Rates and batch sizes: of a few tried with PyTorch, and for digits with scikit-learn, what reached the target.
+# A few rates and batch sizes were tried with PyTorch, for digits also with scikit-learn; these reached the target.
 TASKS = {
     "digits": Task("digits", (), (64,), 64, 2e-2, eval_every=16, steps=960, target=0.97),
     "fashion_mnist": Task("fashion_mnist", (16, 32), (), 128, 4e-3, eval_every=195, steps=2340, target=0.9),
 }
 
 Data = dict[str, dict[str, np.ndarray]]  # "train" and "valid", each with x, standardized, and y
-Run = Callable[[int], int | None]  # of a seed; the steps until the target, None where it was not reached
+Run = Callable[[int], int | None]  # seed -> steps until the target, or None if it was not reached
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Seconds to a validation accuracy, compile time included: fnnet's and its peers'."""
+    """Seconds to a validation accuracy, compile time included: fnnet and other libraries."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
-    """Which tasks, by name."""
+    """The tasks, by name."""
     sides: tuple[str, ...] = ("fit", "run", "loop", "torch", "flax", "sklearn")
-    """Which sides: the first three are fnnet's; there is torch_compile, too. One that is not installed is left out."""
+    """The sides. The first three are fnnet's; torch_compile is another. One that is not installed is left out."""
     seeds: int = 5
-    """Trainings a side, each of other weights and another order."""
+    """Trainings per side, each with other weights and another order of the examples."""
     target: float | None = None
-    """Validation accuracy to reach instead of the task's own."""
+    """Validation accuracy to reach; by default the task's."""
     channels: tuple[int, ...] | None = None
-    """Features of the convolutions instead of the task's own, for a target that is higher."""
+    """Features of the convolutions, such as more for a higher target; by default the task's."""
     hidden: tuple[int, ...] | None = None
-    """Features of the hidden dense layers instead of the task's own."""
+    """Features of the hidden dense layers; by default the task's."""
     learning_rate: float | None = None
-    """Of Adam, instead of the task's own."""
+    """Learning rate of Adam; by default the task's."""
     steps: int | None = None
-    """After which a side gives up, instead of the task's own."""
+    """Steps before a side gives up; by default the task's."""
     json: Path | None = None
-    """File for the numbers, besides the table."""
+    """Also write the numbers to this file."""
 
 
 def load(task: Task) -> Data:
-    """The training and validation parts, pixels with mean 0 and variance 1; in rows where the network is an MLP."""
+    """The training and validation parts, with pixels of mean 0 and variance 1; flat if the network is an MLP."""
     data = getattr(fn.data, task.data)()
-    mean, std = data.train["x"].mean(), data.train["x"].std()
+    train = np.asarray(data.train["x"], np.float64)
+    mean, std = train.mean(), train.std()
 
     def ready(part: Any) -> dict[str, np.ndarray]:
-        x = np.array((part["x"] - mean) / std, np.float32)
+        x = ((np.asarray(part["x"]) - mean) / std).astype(np.float32)
         return {"x": x if task.channels else x.reshape(len(x), -1), "y": np.array(part["y"])}
 
     return {"train": ready(data.train), "valid": ready(data.valid)}
 
 
 def batches(task: Task, examples: int, seed: int) -> Iterator[np.ndarray]:
-    """Which examples are in a step's batch; each epoch is a permutation."""
+    """The indices of the examples of each step's batch; each epoch is a permutation."""
     rng = np.random.default_rng(seed)
     while True:
         whole = examples // task.batch_size * task.batch_size
@@ -135,7 +137,7 @@ def fit(task: Task, data: Data) -> Run:
 
 
 def run(task: Task, data: Data) -> Run:
-    """fnnet's `make_run`, one program: it goes to the end, and that counts."""
+    """fnnet's `make_run`: one program, which always runs all steps, and all of them count."""
     data = jax.tree.map(jnp.asarray, data)
 
     def run(seed: int) -> int | None:
@@ -162,10 +164,10 @@ def first_at(task: Task, history: Any) -> int | None:
 
 
 def loop(task: Task, data: Data) -> Run:
-    """fnnet's `make_step` in a loop of one's own."""
+    """fnnet's `make_step` in a hand-written training loop."""
     net, optimizer = network(task), fn.optim.adam(task.learning_rate)
     step = fn.train.make_step(net, fn.losses.softmax_cross_entropy, optimizer)
-    key = jax.random.key(0)  # of dropout, and there is none
+    key = jax.random.key(0)  # for dropout, which the network does not have
 
     def begin(key: jax.Array, x: jax.Array) -> Any:
         return fn.train.start(net, optimizer, key, x)
@@ -222,7 +224,7 @@ def flax(task: Task, data: Data) -> Run:
 
 
 def _divisor(n: int) -> int:
-    """The largest batch of an evaluation that has no smaller one at its end."""
+    """The largest evaluation batch that divides n."""
     return next(size for size in range(min(EVAL_BATCH, n), 0, -1) if n % size == 0)
 
 
@@ -233,7 +235,7 @@ def _own_loop(
     step: Callable[[Any, Any], Any],
     accuracy: Callable[[Any, Any], jax.Array],
 ) -> Run:
-    """The loop of JAX's tutorials: three programs. In a scan XLA's convolutions of Flax are far slower on a CPU."""
+    """The loop of JAX's tutorials: three programs. Inside a scan, Flax's convolutions are far slower on a CPU."""
     given = jax.tree.map(jnp.asarray, data)
 
     def run(seed: int) -> int | None:
@@ -254,9 +256,9 @@ def _own_loop(
 
 
 def torch(task: Task, data: Data, *, compiled: bool = False) -> Run:
-    """PyTorch, in the loop of its tutorials, on a GPU where it has one."""
+    """PyTorch, in the loop of its tutorials, on a GPU if it has one."""
     import torch
-    import torch._dynamo  # the first optimizer would import it, 1 s
+    import torch._dynamo  # otherwise the first optimizer imports it, which takes 1 s
     from torch import nn
     from torch.nn import functional as F
 
@@ -270,7 +272,7 @@ def torch(task: Task, data: Data, *, compiled: bool = False) -> Run:
         )  # channels_last as it is
 
     (x, y), valid = ready(data["train"]), ready(data["valid"])
-    torch.zeros(1, device=device).sum().item()  # the device is started
+    torch.zeros(1, device=device).sum().item()  # starts the device
 
     def run(seed: int) -> int | None:
         torch.manual_seed(seed)
@@ -285,7 +287,7 @@ def torch(task: Task, data: Data, *, compiled: bool = False) -> Run:
             layers += [nn.Linear(n, m), nn.ReLU()]
             n = m
         net = nn.Sequential(*layers, nn.Linear(n, 10)).to(device)
-        # A step of the CNN takes 10 ms so and 15 ms in PyTorch's own layout.
+        # A step of the CNN takes 10 ms in this layout, and 15 ms in PyTorch's default layout.
         if task.channels:
             net = net.to(memory_format=torch.channels_last)
         call = torch.compile(net) if compiled else net
@@ -308,7 +310,7 @@ def torch(task: Task, data: Data, *, compiled: bool = False) -> Run:
 
 
 def sklearn(task: Task, data: Data) -> Run:
-    """scikit-learn's MLPClassifier, an epoch of its own a time: the last batch of it is the smaller rest."""
+    """scikit-learn's MLPClassifier, one epoch at a time. The last batch of an epoch is smaller."""
     from sklearn.neural_network import MLPClassifier
 
     def run(seed: int) -> int | None:
@@ -343,9 +345,9 @@ SHOWN = {"fit": "fnnet fit", "run": "fnnet run", "loop": "fnnet loop", "torch_co
 
 
 def measured(task: Task, side: str, seed: int) -> dict[str, Any]:
-    """One training: its seconds and steps; to be called in a process of its own."""
+    """One training: its seconds and steps. Call it in a new process."""
     jax.config.update("jax_enable_compilation_cache", False)
-    where = environment()  # JAX's backend is there, too
+    where = environment()  # starts JAX's backend, too
     train = SIDES[side](task, load(task))
     start = time.perf_counter()
     steps = train(seed)
@@ -354,7 +356,7 @@ def measured(task: Task, side: str, seed: int) -> dict[str, Any]:
 
 
 def row(task: str, side: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A line of the table: the median and the range of the seeds, where all of them reached the target."""
+    """A line of the table. It has the median and the range of the seeds only if all of them reached the target."""
     seconds, steps = [one["seconds"] for one in found], [one["steps"] for one in found]
     reached = sum(n is not None for n in steps)
     line = {
@@ -396,14 +398,14 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 
 
 def tasks_of(config: Config) -> dict[str, Task]:
-    """The tasks that are asked for, changed as asked for; or fails."""
+    """The tasks, with the options that replace their own values. Ends the program for a bad option."""
     for option, given, known in (("tasks", config.tasks, TASKS), ("sides", config.sides, SIDES)):
         if unknown := [name for name in given if name not in known]:
             fail(COMMAND, f"--{option} {unknown[0]} is unknown, wanted some of {', '.join(known)}")
     if config.seeds < 1:
         fail(COMMAND, f"--seeds {config.seeds} is too small, wanted at least 1")
     if config.target is not None and not 0 < config.target <= 1:
-        fail(COMMAND, f"--target {config.target} is no accuracy, wanted one in (0, 1]")
+        fail(COMMAND, f"--target {config.target} is not an accuracy, wanted one in (0, 1]")
     names = ("target", "channels", "hidden", "learning_rate", "steps")
     changed = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     return {name: TASKS[name]._replace(**changed) for name in config.tasks}
@@ -421,7 +423,9 @@ def main() -> None:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {pair: [] for pair in wanted}
 
     console = Console()
-    trainings = [(*pair, seed) for seed in range(config.seeds) for pair in wanted]  # a machine's speed drifts
+    trainings = [
+        (*pair, seed) for seed in range(config.seeds) for pair in wanted
+    ]  # in turn, as a machine's speed drifts
     fresh = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
     with fresh:
         for task, side, seed in track(trainings, "measuring", console=console):

@@ -1,16 +1,17 @@
-"""Time of a training step, fnnet's over its peers': `python -m experiments.benchmarks.training`.
+"""Time of a training step beside PyTorch, Flax and Equinox: `python -m experiments.benchmarks.training`.
 
-All sides train the same network from the same weights on the same batch, in one process, in turn. `ratio` is
-the median of the rounds' ratios, fnnet's time over theirs. `off by` is the largest relative difference of
-their first three losses. `1st run` has seconds: tracing, compiling and one step.
-`cnn_in_scan` is fnnet alone: twenty steps inside a `lax.scan` over the same outside, times for one step.
-A second table has the seconds to compile the GPT's step by depth, its blocks in `fn.repeat` and `fn.serial`.
+All sides train the same network from the same weights on the same batch, in one process, and take turns. `ratio` is
+fnnet's time over theirs, the median of all rounds. `off by` is the largest relative difference of their first three
+losses. `1st run` is in seconds: tracing, compiling and one step.
+`cnn_in_scan` is fnnet alone: twenty steps inside a `lax.scan`, compared with the same steps outside; times per step.
+A second table has the seconds to compile the GPT's step by depth, with its blocks in `fn.repeat` and in `fn.serial`.
 """
 
 import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments.benchmarks import side_by_side
+from experiments.benchmarks import side_by_side, train_step
 from experiments.benchmarks.workloads import cnn, gpt, mlp
 from experiments.command_line import fail, parse
 from experiments.timing import compile_time
 
 COMMAND = "experiments.benchmarks.training"
 WORKLOADS = {"mlp": mlp, "cnn": cnn, "gpt": gpt}
-SCAN = "cnn_in_scan"  # fnnet alone: a step inside a scan over one outside
+SCAN = "cnn_in_scan"  # fnnet alone: steps inside a scan beside steps outside
+SCAN_STEPS = 20
 NAMES = ("mlp", "cnn", SCAN, "gpt")
-# The largest ratio that the project allows itself, for two cores.
+# The largest ratios that the project accepts on two cores.
 BARS = {
     "mlp": {"torch": 0.95},
     "cnn": {"torch": 1.0, "flax": 0.5},
@@ -39,24 +41,24 @@ BARS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Time of a training step on a CPU: fnnet's over its peers'; and the time to compile it, by depth."""
+    """Time of a training step on a CPU beside PyTorch, Flax and Equinox, and the time to compile one, by depth."""
 
     workloads: tuple[str, ...] = NAMES
-    """Which workloads, by name."""
+    """The workloads, by name."""
     peers: tuple[str, ...] = side_by_side.PEERS
-    """Which libraries beside fnnet; one that is not installed is left out."""
+    """The libraries beside fnnet. One that is not installed is left out."""
     rounds: int = 30
-    """Rounds that are measured, each side once in each, after three that are not."""
+    """Measured rounds, with each side once per round; three rounds before them are not measured."""
     torch_compile: bool = dataclasses.field(default_factory=lambda: shutil.which("c++") is not None)
-    """Measure torch.compile, too, which needs a C++ compiler; on where there is one."""
+    """Measure torch.compile, too. It needs a C++ compiler; the default is on where there is one."""
     torch_threads: int | None = None
-    """Threads of PyTorch; as many as there are cores unless given."""
+    """Threads of PyTorch; by default one per core."""
     depths: tuple[int, ...] = (2, 12, 48)
-    """Blocks of the GPT whose compile time is taken, in fn.repeat; empty for no such table."""
+    """Numbers of blocks, in fn.repeat, at which the GPT's compile time is measured; none for no such table."""
     serial_depths: tuple[int, ...] = (2, 12)
-    """The same in fn.serial, where more of them take minutes."""
+    """The same in fn.serial, where more blocks take minutes."""
     json: Path | None = None
-    """File for the numbers, besides the tables."""
+    """Also write the numbers to this file."""
 
 
 def compile_rows(
@@ -86,10 +88,14 @@ def main() -> None:
     shown, rows = side_by_side.new_table(side_by_side.title(where, config.rounds)), []
     for name in track(config.workloads, "measuring", console=console):
         if name == SCAN:
-            sides: side_by_side.Sides = {"inside": cnn.fnnet_inside_scan, "outside": cnn.fnnet_outside_scan}
-            steps = cnn.SIZES.batches
+            steps = SCAN_STEPS
+            sides: side_by_side.Sides = {
+                "inside": partial(train_step.fnnet_inside_scan, cnn, cnn.SIZES, steps),
+                "outside": partial(train_step.fnnet_outside_scan, cnn, cnn.SIZES, steps),
+            }
         else:
-            sides, steps = side_by_side.sides_of(WORKLOADS[name], peers, config.torch_compile), 1
+            steps = 1
+            sides = side_by_side.sides_of(train_step, WORKLOADS[name], peers, config.torch_compile)
         for row in side_by_side.measure(name, sides, BARS[name], rounds=config.rounds, steps=steps):
             rows.append(row)
             side_by_side.add_row(shown, row)

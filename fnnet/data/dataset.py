@@ -1,4 +1,4 @@
-"""A data set: three dicts of arrays, one for training, one for validation, one for the test."""
+"""A data set: three dicts of arrays, for training, validation and test."""
 
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ class Dataset(NamedTuple):
     """Three parts, each a dict {"x": inputs, "y": targets} of arrays with the examples along the first axis.
 
     Attributes:
-        train: what the gradient sees.
-        valid: what choices are made on, such as a learning rate; None where there is no such part.
-        test: what is reported; None where there is no such part.
+        train: the part that the gradient is computed on.
+        valid: the part for choices, such as that of a learning rate; None if there is no such part.
+        test: the part for the final report; None if there is no such part.
 
     Example:
         >>> data = fn.data.Dataset(train=fn.data.xor())
@@ -35,21 +35,21 @@ class Dataset(NamedTuple):
 def split(
     examples: Examples, *, valid: float = 0.2, test: float = 0.2, seed: int = 0, stratify: bool = True
 ) -> Dataset:
-    """Shuffles examples and cuts them into three parts: every example goes into exactly one.
+    """Shuffles examples and splits them into three parts. Every example is in exactly one of them.
 
-    Stratified, each part has the classes in the proportions of the whole: of the m examples with one label
-    among the n, a part of s examples holds m s / n to within one.
+    If stratified, each part has the classes in the same proportions as the whole: if m of the n examples have a
+    label, a part of s examples has m s / n of them, to within one.
 
     Args:
-        examples: dict (or tree) of arrays with equal leading axes; stratified, "y" is the labels, integer[n].
-        valid: share of the examples for validation, in [0, 1); with 0, the part is None.
-        test: share of the examples for the test, in [0, 1); with 0, the part is None.
-        seed: of the shuffle, which is NumPy's, the same on every device.
-        stratify: whether to keep the proportions of the classes; False for targets that are no labels.
+        examples: dict (or tree) of arrays with equal leading axes. To stratify, "y" must be the labels, integer[n].
+        valid: fraction of the examples for validation, in [0, 1). With 0, the part is None.
+        test: fraction of the examples for the test, in [0, 1). With 0, the part is None.
+        seed: seed of the shuffle, which is done by NumPy and is the same on every device.
+        stratify: whether to keep the proportions of the classes. Use False for targets that are not labels.
 
     Raises:
-        ValueError: leading axes that differ, shares that leave a part empty, labels that are not integer[n],
-            or a class too small for an example in each part.
+        ValueError: the leading axes differ, a part would be empty, the labels are not integer[n], or a class is too
+            small for an example in each part.
 
     Example:
         >>> examples = fn.data.blobs(jax.random.key(0), 30, classes=3)
@@ -60,7 +60,7 @@ def split(
     n = _count(examples)
     sizes = _sizes(n, valid, test)
     order = np.random.default_rng(seed).permutation(n)
-    # Without strata, all are of one class.
+    # Without stratification all examples are treated as one class.
     classes, label = np.unique(_labels(examples, n) if stratify else np.zeros(n, int), return_inverse=True)
     counts = _counts(np.bincount(label), sizes)
     missing = np.argwhere((counts == 0) & (sizes > 0))
@@ -68,10 +68,10 @@ def split(
         c, p = missing[0]
         raise ValueError(
             f"split: class {classes[c]} has too few examples ({counts[c].sum()}) for one in {PARTS[p]}; "
-            f"wanted at least {-(-n // sizes[p])}, a larger share, or stratify=False"
+            f"wanted at least {-(-n // sizes[p])}, a larger fraction, or stratify=False"
         )
 
-    # Within each class, in the random order, the first go to train, the next to valid, the last to test.
+    # Within each class, in random order, the first examples go to train, the next to valid, the last to test.
     by_class = order[np.argsort(label[order], kind="stable")]
     part = np.empty(n, int)
     part[by_class] = np.repeat(np.tile(np.arange(len(PARTS)), len(classes)), counts.ravel())
@@ -84,22 +84,22 @@ def split(
 
 
 def standardize(dataset: Dataset, *, axis: int | tuple[int, ...] = 0) -> Dataset:
-    """Inputs of mean 0 and standard deviation 1, by the statistics of the training part alone.
+    """Gives the inputs mean 0 and standard deviation 1, using statistics of the training part only.
 
         x <- (x - mean) / std        in train, valid and test
 
     Args:
-        dataset: with floating x in each part.
-        axis: the axes that mean and std run over, the examples' axis 0 among them: 0 for one of each per
-            feature or pixel, (0, 1, 2) for one per channel of images (n, height, width, channels).
+        dataset: a data set with floating-point x in each part.
+        axis: the axes over which mean and std are computed, which must include axis 0, the examples: 0 gives one
+            mean and std per feature or pixel, (0, 1, 2) one per channel of images (n, height, width, channels).
 
     Returns:
-        The data set with x float32, or float64 where it was float64. The std is the population's (divided by
-        n), taken in double precision; of what is constant in training it is taken as 1.
+        The data set with x in float32, or in float64 if it was float64. The std is that of the population (divided
+        by n), computed in double precision. It is taken as 1 for values that are constant in the training part.
 
     Raises:
         TypeError: x is not floating point.
-        ValueError: axis 0 is not among the axes, or one of them does not exist.
+        ValueError: the axes do not include axis 0, or one of them does not exist.
 
     Example:
         >>> data = fn.data.Dataset({"x": jnp.array([[1.0, 5.0], [3.0, 5.0]]), "y": jnp.array([0, 1])})
@@ -116,19 +116,21 @@ def standardize(dataset: Dataset, *, axis: int | tuple[int, ...] = 0) -> Dataset
     dtype = np.float64 if x.dtype == np.float64 else np.float32
     mean = x.mean(axis, dtype=np.float64, keepdims=True)
     std = x.std(axis, dtype=np.float64, keepdims=True)
-    # Rounding can leave a trace of variance where every value is the same.
+    # If all values are the same, rounding can leave a small variance.
     std[(np.ptp(x, axis, keepdims=True) == 0) | (std == 0)] = 1
 
     def apply(part: Examples) -> Examples:
         x = np.asarray(part["x"])
-        y = np.subtract(x, mean, out=np.empty(x.shape, dtype))  # in double precision, stored in single
+        y = np.subtract(
+            x, mean, out=np.empty(x.shape, dtype)
+        )  # computed in double precision, stored in single
         return {**part, "x": jnp.asarray(np.divide(y, std, out=y))}
 
     return Dataset(apply(dataset.train), *(part and apply(part) for part in dataset[1:]))
 
 
 def _count(examples: Examples) -> int:
-    """How many examples there are: the leading axis that all arrays share."""
+    """The number of examples, which is the leading axis of all arrays."""
     leading = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(examples)}
     if len(leading) != 1 or leading == {()}:
         raise ValueError(f"split: got {check.describe(examples)}, wanted arrays with equal leading axes")
@@ -136,11 +138,11 @@ def _count(examples: Examples) -> int:
 
 
 def _sizes(n: int, valid: float, test: float) -> np.ndarray:
-    """The number of examples in train, valid and test: the shares of n, rounded."""
-    for name, share in (("valid", valid), ("test", test)):
-        check.between("split", name, share, 0, 1)
-        if share > 0 and round(share * n) == 0:
-            raise ValueError(f"split: {name}={share} of {n} examples is none; wanted at least one, or 0")
+    """The number of examples in train, valid and test: the fractions of n, rounded."""
+    for name, fraction in (("valid", valid), ("test", test)):
+        check.between("split", name, fraction, 0, 1)
+        if fraction > 0 and round(fraction * n) == 0:
+            raise ValueError(f"split: {name}={fraction} of {n} examples is none; wanted at least one, or 0")
     sizes = np.array([n - round(valid * n) - round(test * n), round(valid * n), round(test * n)])
     if sizes[0] < 1:
         raise ValueError(f"split: valid={valid} and test={test} leave none of {n} examples to train on")
@@ -158,10 +160,11 @@ def _labels(examples: Examples, n: int) -> np.ndarray:
 
 
 def _counts(class_sizes: np.ndarray, part_sizes: np.ndarray) -> np.ndarray:
-    """How many examples of each class go to each part: within one of m s / n, with both sums exact.
+    """How many examples of each class go to each part: within one of m s / n, with exact row and column sums.
 
-    Each class hands out what rounding down left over, one to a part, first to the parts that still need most.
-    It always comes out: so a 0-1 matrix is built from its row and column sums (Gale 1957; Ryser 1957).
+    Each class distributes the examples left over by rounding down, at most one to a part, first to the parts that
+    still need most. This always works out: it is how a 0-1 matrix is built from its row and column sums (Gale 1957;
+    Ryser 1957).
     """
     exact = np.outer(class_sizes, part_sizes)  # times n
     counts, remainder = np.divmod(exact, class_sizes.sum())

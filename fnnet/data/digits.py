@@ -1,4 +1,4 @@
-"""Handwritten digits, 8 by 8 pixels: a data set to train on in seconds, without a download."""
+"""Handwritten digits of 8 by 8 pixels: a data set to train on within seconds, without a download."""
 
 import numpy as np
 
@@ -6,13 +6,15 @@ from fnnet.data.dataset import Dataset, split
 
 
 def digits(*, seed: int = 0) -> Dataset:
-    """The 1,797 handwritten digits that come with scikit-learn, cut 60/20/20 with every digit's share kept.
+    """The 1,797 handwritten digits that come with scikit-learn, split 60/20/20 and stratified by digit.
+
+    A writer may be in all three parts.
 
     Shapes: x float32[n, 8, 8, 1], in [0, 1] in steps of 1/16; y int32[n], 0 to 9; n is 1,079 in train, 359 in
-    valid and in test. Every writer may be in all three parts.
+    valid and 359 in test.
 
     Args:
-        seed: of the split.
+        seed: seed of the split.
 
     Raises:
         ImportError: scikit-learn is not installed.
@@ -35,5 +37,5 @@ def digits(*, seed: int = 0) -> Dataset:
         ) from exc
 
     raw = load_digits()
-    x = (raw.images[..., None] / 16).astype(np.float32)  # 16 grey levels above 0: exact
+    x = (raw.images[..., None] / 16).astype(np.float32)  # grey levels 0 to 16, so this is exact
     return split({"x": x, "y": raw.target.astype(np.int32)}, valid=0.2, test=0.2, seed=seed)

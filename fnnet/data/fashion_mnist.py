@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey pictures of clothes, from the four IDX files of its authors."""
+"""Fashion-MNIST: 70,000 greyscale images of clothes, from the four IDX files of its authors."""
 
 import gzip
 import hashlib
@@ -24,30 +24,32 @@ MD5 = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
-TIMEOUT = 30.0  # seconds without a byte
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
+TIMEOUT = 30.0  # seconds without receiving a byte
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, seed: int = 0) -> Dataset:
-    """Fashion-MNIST, 28 by 28 pixels: 50,000 to train on, 10,000 for validation, 10,000 for the test.
+    """Fashion-MNIST, images of 28 by 28 pixels: 50,000 for training, 10,000 for validation, 10,000 for the test.
+
+    The test part is the official one, in its order. The validation part has 1,000 images of each class from the
+    official 60,000 training images.
 
     Shapes: x float32[n, 28, 28, 1], in [0, 1] in steps of 1/255; y int32[n]: 0 T-shirt, 1 trouser,
-    2 pullover, 3 dress, 4 coat, 5 sandal, 6 shirt, 7 sneaker, 8 bag, 9 ankle boot. The test part is the
-    official one, in its order; validation is 1,000 of each class from the official 60,000 for training.
+    2 pullover, 3 dress, 4 coat, 5 sandal, 6 shirt, 7 sneaker, 8 bag, 9 ankle boot.
 
     Args:
-        folder: with the four IDX files, gzipped or not. By default the first of these that has them:
+        folder: the folder of the four IDX files, gzipped or not. The default is the first of these that has them:
             $FNNET_DATA, $FNNET_DATA/fashion-mnist, the folder of the Debian package dataset-fashion-mnist,
             $XDG_CACHE_HOME/fnnet/fashion-mnist (without that variable, ~/.cache/fnnet/fashion-mnist).
-            Failing all, they are downloaded once (30 MB, checksums verified), to $FNNET_DATA/fashion-mnist
-            where that variable is set, else to the cache.
-        seed: of the choice of the validation part.
+            If none has them, they are downloaded once (30 MB, checksums verified), to $FNNET_DATA/fashion-mnist
+            if that variable is set, else to the cache.
+        seed: seed for choosing the validation part.
 
     Raises:
-        FileNotFoundError: the folder given lacks a file.
-        ConnectionError: the files are on no disk, and the download failed; it says how else to get them.
+        FileNotFoundError: a file is missing in the given folder.
+        ConnectionError: the files were not found, and the download failed. The message says how else to get them.
         ValueError: a file is damaged, or is not what its name says.
 
     Source: Xiao, Rasul & Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine
@@ -62,7 +64,7 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, seed: int = 0
     missing = [name for name in MD5 if name not in files]
     if missing:
         raise FileNotFoundError(f"fashion_mnist: {folder} lacks {', '.join(missing)}, gzipped or not")
-    # The pictures stay bytes until they are in their parts: they take a quarter of the memory.
+    # The images stay bytes until they are split: they take a quarter of the memory.
     train, valid, _ = split(_read(files, "train"), valid=1 / 6, test=0, seed=seed)
     return Dataset(_scaled(train), valid and _scaled(valid), _scaled(_read(files, "t10k")))
 
@@ -75,7 +77,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Types: 08 uint8, 09 int8, 0B int16, 0C int32, 0D float32, 0E float64.
 
     Raises:
-        ValueError: the file is no IDX file, or is shorter or longer than it says.
+        ValueError: the file is not an IDX file, or is shorter or longer than its header says.
 
     Source: LeCun, Cortes & Burges 1998, "The MNIST database of handwritten digits".
 
@@ -92,11 +94,13 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         try:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as exc:
-            raise ValueError(f"{path}: damaged gzip file ({exc}); wanted a whole one, get it anew") from exc
+            raise ValueError(
+                f"{path}: damaged gzip file ({exc}); wanted a complete one, download it again"
+            ) from exc
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_DTYPES or len(raw) < 4 + 4 * raw[3]:
         wanted = ", ".join(f"{code:02x}" for code in IDX_DTYPES)
         raise ValueError(
-            f"{path}: no IDX file: got {len(raw)} bytes that begin with {raw[:4].hex(' ') or 'nothing'}, "
+            f"{path}: not an IDX file: got {len(raw)} bytes that begin with {raw[:4].hex(' ') or 'nothing'}, "
             f"wanted 00 00, a type among {wanted}, the number of axes and their sizes"
         )
     dtype = np.dtype(IDX_DTYPES[raw[2]])
@@ -106,38 +110,38 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     if len(raw) != wanted_bytes:
         raise ValueError(
             f"{path}: damaged IDX file: got {len(raw)} bytes, wanted {wanted_bytes} for {dtype.name} of "
-            f"shape {shape}; get it anew"
+            f"shape {shape}; download it again"
         )
     return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _read(files: dict[str, Path], part: str) -> Examples:
-    """The pictures and the labels of one part, as bytes."""
+    """The images and the labels of one part, as bytes."""
     x_path, y_path = files[f"{part}-images-idx3-ubyte.gz"], files[f"{part}-labels-idx1-ubyte.gz"]
     x, y = read_idx(x_path), read_idx(y_path)
     if x.dtype != np.uint8 or x.shape[1:] != (28, 28):
-        raise ValueError(f"{x_path}: got {check.describe(x)}, wanted pictures uint8[n,28,28]")
+        raise ValueError(f"{x_path}: got {check.describe(x)}, wanted images uint8[n,28,28]")
     if y.dtype != np.uint8 or y.shape != x.shape[:1] or y.max(initial=0) > 9:
         raise ValueError(
             f"{y_path}: got {check.describe(y)}, the largest {y.max(initial=0)}, wanted a label from 0 to 9 "
-            f"for each picture of {x_path}, uint8[{len(x)}]"
+            f"for each image of {x_path}, uint8[{len(x)}]"
         )
     return {"x": x[..., None], "y": y}
 
 
 def _scaled(part: Examples) -> Examples:
-    x = np.divide(part["x"], 255, dtype=np.float32)  # XLA would round twice, by way of 1/255
+    x = np.divide(part["x"], 255, dtype=np.float32)  # XLA would multiply by 1/255, and so round twice
     return {"x": jnp.asarray(x), "y": jnp.asarray(part["y"], jnp.int32)}
 
 
 def _find(folder: Path) -> dict[str, Path]:
-    """Those of the four files that the folder has, gzipped or not."""
+    """The files, of the four, that are in the folder, gzipped or not."""
     paths = ((name, path) for name in MD5 for path in (folder / name, folder / name.removesuffix(".gz")))
     return {name: path for name, path in paths if path.is_file()}
 
 
 def _locate() -> dict[str, Path]:
-    """The files in the first folder that has all four, else in the cache, the missing ones downloaded."""
+    """The files in the first folder that has all four. If none has, downloads the missing ones to the cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fnnet" / "fashion-mnist"
     folders = [DEBIAN, cache]
     if os.environ.get("FNNET_DATA"):
@@ -155,7 +159,7 @@ def _locate() -> dict[str, Path]:
 
 
 def _download(name: str, folder: Path) -> None:
-    """Brings one file from its home into the folder, verified, whole or not at all."""
+    """Downloads one file into the folder. It is verified, and written completely or not at all."""
     import http.client
     import urllib.error
     import urllib.request
@@ -163,7 +167,7 @@ def _download(name: str, folder: Path) -> None:
     ways = (
         "there are three ways to get Fashion-MNIST: install the Debian package dataset-fashion-mnist; pass a "
         f"folder, or set $FNNET_DATA to one, that has the files {', '.join(MD5)}; or call this once on a "
-        f"machine with a network, which fills {folder}"
+        f"machine with a network connection, which fills {folder}"
     )
     content = bytearray()
     try:
@@ -177,12 +181,12 @@ def _download(name: str, folder: Path) -> None:
     except (OSError, http.client.HTTPException) as exc:
         if isinstance(exc, urllib.error.HTTPError):
             exc.close()  # it holds the connection open
-        raise ConnectionError(f"fashion_mnist: no download from {URL + name} ({exc}); {ways}") from exc
+        raise ConnectionError(f"fashion_mnist: could not download {URL + name} ({exc}); {ways}") from exc
     got = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if got != MD5[name]:
         raise ConnectionError(
             f"fashion_mnist: damaged download from {URL + name}: got {len(content)} bytes of MD5 {got}, "
-            f"wanted MD5 {MD5[name]}; try again, or else: {ways}"
+            f"wanted MD5 {MD5[name]}; try again; {ways}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +198,7 @@ def _download(name: str, folder: Path) -> None:
 
 @contextmanager
 def _progress(name: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """A progress bar, on a terminal and where rich is installed; yields the function that counts bytes."""
+    """A progress bar, if rich is installed and stderr is a terminal. Yields the function that counts bytes."""
     if importlib.util.find_spec("rich") is None:
         yield lambda n: None
         return

@@ -1,4 +1,4 @@
-"""Arrays in a folder, one .npy file each, read through memory maps: data that may be larger than memory."""
+"""Arrays in a folder, one .npy file each, read through memory maps, so that data may be larger than memory."""
 
 import json
 import os
@@ -19,38 +19,39 @@ from fnnet.data.dataset import Examples
 INDEX = "arrays.json"
 FORMAT = "fnnet arrays"
 VERSION = 1
-NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an array or of a dict: also that of a file or a folder
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an array or a dict, which becomes that of a file or a folder
 PATH = re.compile(rf"{NAME.pattern}(/{NAME.pattern})*")  # of an array in nested dicts
-CHUNK = 1 << 24  # bytes copied at once
+CHUNK = 1 << 24  # bytes copied at a time
 
 
 class Kind(NamedTuple):
-    """What all batches of one array share."""
+    """What is the same in all batches of an array."""
 
     dtype: np.dtype[Any]
-    axes: tuple[int, ...]  # all but the first, which is the examples'
+    axes: tuple[int, ...]  # without the first, the examples
 
 
 def save_arrays(
     folder: str | os.PathLike[str], examples: Mapping[str, Any] | Iterable[Mapping[str, Any]]
 ) -> None:
-    """Writes arrays with equal leading axes to a new folder, whole or not at all.
+    """Writes arrays with equal leading axes to a new folder, completely or not at all.
 
-    Each array is a .npy file that any program may read, `x.npy`, of a nested dict `x/tokens.npy`; beside them
-    `arrays.json` has names, shapes, dtypes and sizes. What NumPy has no name for, such as bfloat16, is stored
-    as unsigned integers of its bits. The folder is written beside its place, under a hidden name that ends in
-    `.part`, and renamed when it is on the disk; a process that is killed leaves that one behind.
+    Each array becomes a .npy file that any program can read: `x.npy`, or `x/tokens.npy` for nested dicts. The file
+    `arrays.json` has their names, shapes, dtypes and sizes. Dtypes that NumPy does not have, such as bfloat16, are
+    stored as unsigned integers with the same bits. The folder is first written next to its final place, under a
+    hidden name that ends in `.part`, and renamed when it is complete. If the process is killed, that folder is left
+    behind.
 
     Args:
-        folder: where to write; it must not exist. Its parents are made.
-        examples: dict, or nested dicts, of arrays with one leading axis, that of the examples; or an iterable
-            of such dicts, batches of any sizes, which are written one after the other: only one is in memory.
+        folder: the folder to write. It must not exist. Its parents are created.
+        examples: dict, or nested dicts, of arrays whose leading axis is the examples; or an iterable of such dicts,
+            which are batches of any sizes. They are written one after the other, so that only one is in memory.
 
     Raises:
         FileExistsError: the folder exists.
-        TypeError: examples is neither, or an array is not of numbers or booleans.
-        ValueError: leading axes that differ, no example, a name that is none for a file, or a batch whose
-            names, dtypes or further axes are not the first one's.
+        TypeError: examples has another form, or an array is not of numbers or booleans.
+        ValueError: the leading axes differ, there is no example, a name cannot be that of a file, or the names,
+            dtypes or other axes of a batch differ from those of the first one.
         OSError: the disk is full, or the folder cannot be written.
 
     Example:
@@ -81,18 +82,18 @@ def save_arrays(
 
 
 def open_arrays(folder: str | os.PathLike[str]) -> Examples:
-    """The arrays that `save_arrays` wrote, as read-only memory maps: nothing is read before it is looked at.
+    """Opens the arrays that `save_arrays` wrote, as read-only memory maps. Data is read only when it is used.
 
     Args:
         folder: the folder given to `save_arrays`.
 
     Returns:
-        The dict, or nested dicts, of `np.memmap`, for `stream`, or to be sliced: `arrays["x"][:1000]`.
+        The dict, or nested dicts, of `np.memmap`, for `stream` or for slicing: `arrays["x"][:1000]`.
 
     Raises:
         FileNotFoundError: the folder, its arrays.json, or one of the files is missing.
-        ValueError: a file is not as long as it was, or not what arrays.json says; arrays.json is damaged, was
-            not written by `save_arrays`, or by that of a newer fnnet.
+        ValueError: a file has another length than when it was written, or is not what arrays.json says; arrays.json
+            is damaged, or was not written by `save_arrays`, or by that of a newer fnnet.
 
     Example:
         See `save_arrays`.
@@ -100,7 +101,7 @@ def open_arrays(folder: str | os.PathLike[str]) -> Examples:
     folder = Path(folder).expanduser()
     index = folder / INDEX
     if not index.is_file():
-        missing = f"has no {INDEX}" if folder.is_dir() else "is no folder"
+        missing = f"has no {INDEX}" if folder.is_dir() else "is not a folder"
         raise FileNotFoundError(f"open_arrays: {folder} {missing}; wanted a folder that save_arrays wrote")
     try:
         found = json.loads(index.read_bytes())
@@ -110,7 +111,7 @@ def open_arrays(folder: str | os.PathLike[str]) -> Examples:
         raise ValueError(f"open_arrays: {index} was not written by save_arrays; wanted a folder that was")
     if found.get("version") != VERSION:
         raise ValueError(
-            f"open_arrays: {index} is of version {found.get('version')}, this fnnet reads {VERSION}; "
+            f"open_arrays: {index} has version {found.get('version')}, this fnnet reads {VERSION}; "
             "update fnnet"
         )
     arrays: Examples = {}
@@ -148,7 +149,7 @@ def _write(folder: Path, batches: Iterable[Mapping[str, Any]]) -> None:
             if got != kinds:
                 wanted = {path: np.empty((0, *kind.axes), kind.dtype) for path, kind in kinds.items()}
                 raise ValueError(
-                    f"save_arrays: batch {k} is {check.describe(batch)}, wanted names, dtypes and further "
+                    f"save_arrays: batch {k} is {check.describe(batch)}, wanted names, dtypes and other "
                     f"axes as in the first batch: {check.describe(wanted)}"
                 )
             for path, a in arrays.items():
@@ -157,13 +158,13 @@ def _write(folder: Path, batches: Iterable[Mapping[str, Any]]) -> None:
                     files[path].write(a[start : start + rows].tobytes())
             n += leading.pop()[0]
         if n == 0:
-            raise ValueError("save_arrays: got no example, wanted one at least")
+            raise ValueError("save_arrays: got no example, wanted at least one")
 
         entries = {}
         for path, kind in kinds.items():
             size = files[path].tell()
             files[path].seek(0)
-            # As long as the one for no example: NumPy leaves room for the first axis to grow.
+            # This header has the same length as that for 0 examples: NumPy leaves room for the first axis to grow.
             _write_header(files[path], kind, n)
             entries[path] = {"shape": (n, *kind.axes), "dtype": kind.dtype.name, "bytes": size}
         index = closing.enter_context((folder / INDEX).open("xb"))
@@ -180,7 +181,7 @@ def _flatten(tree: Mapping[str, Any], above: str) -> Iterator[tuple[str, np.ndar
     for name, child in tree.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(
-                f"save_arrays: the name {name!r} is to be that of a file; wanted letters, digits, _ and -"
+                f"save_arrays: the name {name!r} cannot be that of a file; wanted letters, digits, _ and -"
             )
         path = f"{above}{name}"
         if isinstance(child, Mapping):
@@ -193,19 +194,19 @@ def _flatten(tree: Mapping[str, Any], above: str) -> Iterator[tuple[str, np.ndar
 
 
 def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in the file: that of the array, or unsigned integers for one that NumPy does not know."""
+    """The dtype in the file: that of the array, or an unsigned integer for one that NumPy does not have."""
     return np.dtype(f"u{dtype.itemsize}") if dtype.isbuiltin == 2 else dtype
 
 
 def _write_header(file: BinaryIO, kind: Kind, n: int) -> None:
-    """Writes the head of a .npy file of n examples."""
+    """Writes the header of a .npy file with n examples."""
     descr = np.lib.format.dtype_to_descr(_stored(kind.dtype))
     header = {"descr": descr, "fortran_order": False, "shape": (n, *kind.axes)}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def _entries(index: Path, found: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any], int]]:
-    """Shape, dtype and bytes of each file, out of what arrays.json says."""
+    """Shape, dtype and bytes of each file, from the contents of arrays.json."""
     try:
         entries = found["arrays"]
         if not isinstance(entries, dict) or not entries or not all(map(PATH.fullmatch, entries)):
@@ -219,9 +220,9 @@ def _entries(index: Path, found: dict[str, Any]) -> dict[str, tuple[tuple[int, .
 
 
 def _open(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> np.ndarray:
-    """One array, mapped, after a look at the file's size: a map longer than its file kills the process."""
+    """One array, as a memory map. The size is checked first: a map longer than its file would kill the process."""
     if not file.is_file():
-        raise FileNotFoundError(f"open_arrays: {file} is missing; bring it back, or write the folder again")
+        raise FileNotFoundError(f"open_arrays: {file} is missing; restore it, or write the folder again")
     found = file.stat().st_size
     if found != size:
         raise ValueError(f"open_arrays: {file} has {found} bytes, wanted {size}; write the folder again")
@@ -231,7 +232,7 @@ def _open(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -
         raise ValueError(f"open_arrays: {file} is damaged ({exc}); write the folder again") from exc
     if a.shape != shape or a.dtype != _stored(dtype):
         raise ValueError(
-            f"open_arrays: {file} is {check.describe(a)}, wanted {dtype}[{','.join(map(str, shape))}], of "
-            f"which {INDEX} speaks; write the folder again"
+            f"open_arrays: {file} is {check.describe(a)}, wanted {dtype}[{','.join(map(str, shape))}], as in "
+            f"{INDEX}; write the folder again"
         )
     return a.view(dtype)

@@ -1,4 +1,4 @@
-"""How `stream` reads a batch: of arrays, files among them, or of a source of single examples."""
+"""How `stream` reads a batch: from arrays, which may be files, or from a source of single examples."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -13,30 +13,30 @@ from fnnet import check
 Read = Callable[[np.ndarray], Any]  # indices of examples -> a batch, in memory
 
 
-def of_arrays(examples: Mapping[str, Any]) -> tuple[int, Read]:
-    """The number of examples in arrays, and the function that reads a batch of them."""
+def arrays_reader(examples: Mapping[str, Any]) -> tuple[int, Read]:
+    """(n, read): the number of examples in the arrays, and a function that reads a batch."""
     arrays = jax.tree.map(np.asarray, dict(examples))
     leading = {a.shape[:1] for a in jax.tree.leaves(arrays)}
     if len(leading) != 1 or leading <= {(), (0,)}:
         raise ValueError(
-            f"stream: examples are {check.describe(examples)}, wanted arrays with one leading axis, that of "
-            "the examples, of one size that is not 0"
+            f"stream: examples are {check.describe(examples)}, wanted arrays with equal leading axes, the number "
+            "of examples, which is not 0"
         )
-    files: dict[str, int] = {}  # bytes of the files that the arrays are in
+    files: dict[str, int] = {}  # the size in bytes of each file that the arrays are in
     for a in map(_mapped, jax.tree.leaves(arrays)):
         if a is not None and a.filename is not None:
             path = str(a.filename)
             files[path] = max(files.get(path, 0), _size(path), a.offset + a.nbytes)
 
     def read(indices: np.ndarray) -> Any:
-        # To read from a map beyond the end of its file kills the process without a word. So does, still, a
-        # file that is cut off during the read; pread would not, but takes 210 us in place of 65 (128 x 3 KB).
+        # Reading a map beyond the end of its file kills the process without a message, so the size is checked. A
+        # file that is truncated during the read still does that. pread would not, but takes 210 us instead of 65
+        # (128 x 3 KB).
         for path, size in files.items():
             now = _size(path)
             if now < size:
                 raise OSError(
-                    f"stream: {path} has become shorter, {now} bytes of {size}; bring the file back, and "
-                    "resume"
+                    f"stream: {path} has become shorter, {now} bytes of {size}; restore the file, and resume"
                 )
         return jax.tree.map(lambda a: a[indices], arrays)
 
@@ -51,15 +51,15 @@ def _mapped(a: np.ndarray | None) -> np.memmap | None:
 
 
 def _size(path: str) -> int:
-    """Bytes of a file that has to be there."""
+    """The size of a file in bytes. Raises OSError if it is missing."""
     try:
         return Path(path).stat().st_size
     except OSError as exc:
-        raise OSError(exc.errno, f"stream: {exc.strerror}; bring the file back, and resume", path) from exc
+        raise OSError(exc.errno, f"stream: {exc.strerror}; restore the file, and resume", path) from exc
 
 
-def of_single_ones(examples: Any) -> tuple[int, Read]:
-    """The number of examples in a source of single ones, and the function that reads a batch of them."""
+def examples_reader(examples: Any) -> tuple[int, Read]:
+    """(n, read): the number of examples in the source, and a function that reads a batch."""
     if isinstance(examples, tuple) or not (hasattr(examples, "__len__") and hasattr(examples, "__getitem__")):
         raise TypeError(
             f"stream: examples are {check.describe(examples)}, wanted a dict of arrays, such as data.train, "
@@ -68,7 +68,7 @@ def of_single_ones(examples: Any) -> tuple[int, Read]:
     n = len(examples)
     if not 0 < n < sys.maxsize:
         raise ValueError(
-            f"stream: {n} examples, wanted one at least, and no .repeat() without end: see epochs"
+            f"stream: {n} examples, wanted at least one, and no endless .repeat(): use epochs instead"
         )
 
     def one(i: int) -> Any:
@@ -83,9 +83,9 @@ def of_single_ones(examples: Any) -> tuple[int, Read]:
             return jax.tree.map(lambda *row: np.stack(row), *rows)
         except ValueError as exc:
             exc.add_note(
-                f"stream: examples {indices} are of different shapes or names, wanted the same for all"
+                f"stream: examples {indices} have different shapes or names, wanted the same for all"
             )
             raise
 
-    one(0)  # known now, rather than at the first batch
+    one(0)  # raises now instead of at the first batch
     return n, read

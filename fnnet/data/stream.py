@@ -1,4 +1,4 @@
-"""Batches out of files larger than memory, read ahead by grain, from a position that can be saved."""
+"""Batches from files larger than memory, read ahead by grain, with a position that can be saved."""
 
 import functools
 import sys
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fnnet import check
-from fnnet.data.read import Read, of_arrays, of_single_ones
+from fnnet.data.read import Read, arrays_reader, examples_reader
 
 
 class Order(NamedTuple):
-    """What the order of the batches depends on, and nothing else does."""
+    """Everything that the order of the batches depends on."""
 
-    examples: int  # how many there are
+    examples: int  # their number
     batch_size: int
     seed: int
     shuffle: bool
@@ -24,12 +24,12 @@ class Order(NamedTuple):
 
 
 class Stream:
-    """Batches of a data set, epoch after epoch; `stream` makes it. Each `iter` begins at the first batch.
+    """Batches of a data set, epoch after epoch, made by `stream`. Each `iter` starts at the first batch.
 
     Attributes:
-        order: what the order of the batches depends on.
-        batches_per_epoch: batches in an epoch, a short last one among them.
-        epochs: how many, or None: without end.
+        order: everything that the order of the batches depends on.
+        batches_per_epoch: number of batches in an epoch, including a shorter last one.
+        epochs: number of epochs; None is endless.
     """
 
     def __init__(self, read: Read, order: Order, epochs: int | None, prefetch: int, shard: tuple[int, int]):
@@ -48,7 +48,7 @@ class Stream:
 
 
 class StreamIterator:
-    """The batches of a `Stream`, and the position among them."""
+    """An iterator over the batches of a `Stream`, with a position that can be saved and restored."""
 
     def __init__(self, batches: Any, order: Order):
         self._batches, self._order = batches, order
@@ -63,21 +63,21 @@ class StreamIterator:
         except StopIteration:
             raise
         except BaseException:
-            # grain has let go of this batch, and would hand out the one after it next.
+            # grain has dropped this batch, and would give the next one at the next call.
             self._batches.set_state(self._position)
             raise
         self._position = self._batches.get_state()
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the batch handed out last, whatever was read ahead; `json.dumps` takes it."""
+        """The position after the last batch that was returned, whatever was read ahead. It can be saved as JSON."""
         return {"grain": self._position, "order": self._order._asdict()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on behind the batch at which `get_state` returned this state, in another process maybe.
+        """Resumes after the batch at which `get_state` returned this state, also in another process.
 
         Raises:
-            ValueError: it is no such state, that of a stream with another order of batches, or behind the
+            ValueError: it is not such a state, it is of a stream with another order of batches, or it is after the
                 last epoch.
         """
         shape = {"grain": set(self._position), "order": set(Order._fields)}
@@ -93,20 +93,20 @@ class StreamIterator:
             raise ValueError(
                 "stream: the position is one in another order of batches, with "
                 f"{', '.join(f'{name}={there[name]}' for name in differ)}, here "
-                f"{', '.join(f'{name}={here[name]}' for name in differ)}; make the stream as it was made then"
+                f"{', '.join(f'{name}={here[name]}' for name in differ)}; use the same arguments as then"
             )
         try:
             self._batches.set_state(dict(state["grain"]))
         except IndexError as exc:
             self._batches.set_state(self._position)
             raise ValueError(
-                f"stream: the position {state['grain']} lies behind the last epoch; make the stream "
+                f"stream: the position {state['grain']} is after the last epoch; make the stream "
                 "with more epochs"
             ) from exc
         self._position = self._batches.get_state()
 
     def close(self) -> None:
-        """Ends the threads that read ahead."""
+        """Stops the threads that read ahead."""
         self._batches.close()
 
 
@@ -121,38 +121,39 @@ def stream(
     prefetch: int = 2,
     shard: tuple[int, int] = (0, 1),
 ) -> Stream:
-    """Batches of NumPy arrays for a training loop, read ahead in threads: of files, memory holds no more.
+    """Batches of NumPy arrays for a training loop, read ahead in threads. Of files, only these batches are in memory.
 
-    Shuffled, epoch e goes through the examples in the order of a permutation drawn from (seed, e).
+    If shuffled, epoch e goes through the examples in the order of a permutation drawn from (seed, e).
 
     Args:
-        examples: dict, or nested dicts, of arrays with one leading axis, such as `open_arrays` returns; or
-            anything with `len` and `examples[i]`, a dict of the arrays of example i, such as a
-            `grain.MapDataset` or a list. Up to `prefetch` threads call that at once.
-        batch_size: examples a batch, those of all processes together.
-        seed: of the permutations, 0 or more.
-        shuffle: whether each epoch is a new permutation, which is in memory, 4 bytes an example; False takes
-            the examples as they come, for validation.
-        epochs: how often to go through the examples; None: without end.
-        drop_last: whether the n % batch_size examples left over at an epoch's end are dropped, or else handed
-            out as a shorter batch. By default they are dropped if shuffled, since they are others in each
-            epoch, and handed out if not.
-        prefetch: batches read ahead, each in a thread of its own; 0: none. Two hide the reading behind the
-            computation; slow disks want more.
-        shard: (index, count) of this process among several, such as
-            `(jax.process_index(), jax.process_count())`: it reads its own batch_size / count examples of each
-            batch, in order, so that the processes together have the batch that one alone would have.
+        examples: dict, or nested dicts, of arrays with equal leading axes, such as those from `open_arrays`; or
+            anything with `len` and `examples[i]`, which gives the dict of arrays of example i, such as a
+            `grain.MapDataset` or a list. Up to `prefetch` threads call it at the same time.
+        batch_size: examples per batch, over all processes together.
+        seed: seed of the permutations, 0 or more.
+        shuffle: whether each epoch is a new permutation, which takes 4 bytes of memory per example. False keeps the
+            order of the examples, for validation.
+        epochs: how often to go through the examples. None is endless.
+        drop_last: whether to drop the n % batch_size examples left over at the end of an epoch, or to return them
+            as a shorter batch. By default they are dropped if shuffled, since they differ from epoch to epoch, and
+            returned if not.
+        prefetch: number of batches read ahead, each in its own thread; 0 reads none ahead. Two hide the reading
+            behind the computation. Slow disks need more.
+        shard: (index, count) of this process, if there are several, such as
+            `(jax.process_index(), jax.process_count())`. Each process reads its own batch_size / count examples of
+            each batch, in order, so that together they have the same batch as a single process would.
 
     Returns:
-        An iterable of batches that begins with the first one at each `iter`. Its iterator has `get_state`,
-        for the position as a small dict that JSON takes, and `set_state`, which goes on there with the same
-        bits, whatever `epochs`, `prefetch` and `shard` are now. An error while reading does not move it.
+        An iterable of batches that starts with the first one at each `iter`. Its iterator has `get_state`, which
+        returns the position as a small dict that can be saved as JSON, and `set_state`, which resumes there with
+        exactly the same batches, even if `epochs`, `prefetch` and `shard` have changed. An error while reading does
+        not change the position.
 
     Raises:
         ImportError: grain is not installed.
-        TypeError, ValueError: examples are none of the above, or there are none; a size is no positive int;
-            no batch in an epoch; batches that do not divide by `count`.
-        OSError: at `next`, where a file that is mapped has gone or has become shorter.
+        TypeError, ValueError: examples have another form, or there are none; a size is not a positive int; an epoch
+            has no batch; `count` does not divide the size of a batch.
+        OSError: at `next`, if a mapped file is missing or has become shorter.
 
     Example:
         >>> batches = iter(fn.data.stream({"x": jnp.arange(5)}, 2, shuffle=False))
@@ -165,10 +166,10 @@ def stream(
         array([0, 1], dtype=int32)
     """
     try:
-        import grain  # noqa: F401  here, so that a missing one is known before the first batch
+        import grain  # noqa: F401  here, so that it raises before the first batch if grain is missing
     except ImportError as exc:
         raise ImportError(
-            "stream: grain is missing, which reads the batches; pip install 'fnnet[data]'"
+            "stream: grain, which reads the batches, is missing; pip install 'fnnet[data]'"
         ) from exc
 
     check.is_positive("stream", "batch_size", batch_size)
@@ -183,12 +184,12 @@ def stream(
         raise ValueError(f"stream: shard={shard}, wanted (index, count) with 0 <= index < count")
     count = shard[1]
 
-    n, read = of_arrays(examples) if isinstance(examples, Mapping) else of_single_ones(examples)
+    n, read = arrays_reader(examples) if isinstance(examples, Mapping) else examples_reader(examples)
     drop_last = shuffle if drop_last is None else drop_last
-    order = Order(n, int(batch_size), int(seed), bool(shuffle), bool(drop_last))  # of what JSON takes
+    order = Order(n, int(batch_size), int(seed), bool(shuffle), bool(drop_last))  # only types that JSON has
     if order.drop_last and n < batch_size:
         raise ValueError(
-            f"stream: batch_size={batch_size}, wanted {n} at most, the examples there are, or drop_last=False"
+            f"stream: batch_size={batch_size}, wanted at most {n}, the number of examples, or drop_last=False"
         )
     sizes = {batch_size} if n >= batch_size else set()
     if n % batch_size and not order.drop_last:
@@ -196,20 +197,20 @@ def stream(
     if any(size % count for size in sizes):
         raise ValueError(
             f"stream: batches of {' and '.join(map(str, sorted(sizes)))} examples, wanted multiples of "
-            f"{count}, the processes that share them: another batch_size, or drop_last=True"
+            f"{count}, the number of processes: use another batch_size, or drop_last=True"
         )
     return Stream(read, order, epochs, int(prefetch), shard)
 
 
 class _Batches:
-    """What grain reads from: all the batches of all the epochs, by number."""
+    """The source that grain reads from: the batches of all epochs, by number."""
 
     def __init__(
         self, read: Read, order: Order, per_epoch: int, epochs: int | None, shard: tuple[int, int]
     ) -> None:
         self._read, self._order, self._per_epoch, self._shard = read, order, per_epoch, shard
         self._length = sys.maxsize if epochs is None else epochs * per_epoch
-        # Two, since reading ahead crosses the end of an epoch; the lock, since all threads cross it at once.
+        # Two permutations, since reading ahead crosses the end of an epoch, and a lock, since all threads do so.
         self._permutation = functools.lru_cache(maxsize=2)(self._permute)
         self._lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Small problems in the plane: dicts {"x": float32[n, 2], "y": int32[n]}, for `split` or `Dataset`."""
+"""Small two-dimensional problems: dicts {"x": float32[n, 2], "y": int32[n]}, for `split` or `Dataset`."""
 
 import math
 
@@ -12,7 +12,7 @@ from fnnet.data.dataset import Examples
 
 
 def xor() -> Examples:
-    """The exclusive or: the four points (a, b) of {0, 1}^2, y = a xor b. No single layer solves it.
+    """The exclusive or: the four points (a, b) of {0, 1}^2 with y = a xor b. A single layer cannot solve it.
 
     Source: Minsky & Papert 1969, "Perceptrons"; as a task for networks Rumelhart, Hinton & Williams 1986.
 
@@ -27,21 +27,22 @@ def xor() -> Examples:
 def two_spirals(
     n: int = 97, *, turns: float = 3, noise: chex.Numeric = 0.0, key: chex.PRNGKey | None = None
 ) -> Examples:
-    """Two spirals wound into each other; y tells on which a point lies.
+    """Two spirals wound around each other. y says which spiral a point is on.
 
         angle a = i pi / 16,   radius r = 6.5 (104 - i) / 104,   i from 0 to 96
         (r sin a, r cos a) has y = 1,   its mirror image (-r sin a, -r cos a) has y = 0
 
-    With the defaults the 194 points of the benchmark, in its order: one of each spiral by turns, inwards.
+    With the defaults these are the 194 points of the benchmark, in its order: alternating between the spirals, from
+    the outside in.
 
     Args:
-        n: points on each spiral, evenly spaced in i.
-        turns: how often each winds round the centre; other than 3, a is turns / 3 times the above.
-        noise: standard deviation of the normal noise on each coordinate; neighbouring arms are 1 apart.
-        key: of the noise.
+        n: points per spiral, evenly spaced in i.
+        turns: how often each spiral winds around the centre. a is turns / 3 times the above.
+        noise: standard deviation of the normal noise on each coordinate. Neighbouring arms are 1 apart.
+        key: key of the noise.
 
     Raises:
-        ValueError: n is not positive, noise is negative, or there is noise and no key.
+        ValueError: n is not positive, noise is negative, or there is noise but no key.
 
     Source: Lang & Witbrock 1988, "Learning to tell two spirals apart"; the points are A. Wieland's.
 
@@ -63,17 +64,17 @@ def two_spirals(
 
 
 def two_moons(key: chex.PRNGKey | None, n: int = 200, *, noise: chex.Numeric = 0.1) -> Examples:
-    """Two half circles of radius 1, each reaching into the other.
+    """Two interleaving half circles of radius 1.
 
         (cos a, sin a) has y = 0,   (1 - cos a, 1/2 - sin a) has y = 1,   a evenly spaced from 0 to pi
 
     Args:
-        key: of the noise; None is enough without noise.
-        n: points in all: n // 2 of class 0, then the others, of class 1.
+        key: key of the noise. It may be None if there is no noise.
+        n: total number of points: n // 2 of class 0, followed by the others, of class 1.
         noise: standard deviation of the normal noise on each coordinate.
 
     Raises:
-        ValueError: n is not positive, noise is negative, or there is noise and no key.
+        ValueError: n is not positive, noise is negative, or there is noise but no key.
 
     Source: scikit-learn's `make_moons`.
 
@@ -104,20 +105,22 @@ def blobs(
     spread: chex.Numeric = 1.0,
     box: chex.Numeric = 10.0,
 ) -> Examples:
-    """One round normal cloud for each class.
+    """A spherical Gaussian cluster for each class.
 
         centre_k ~ U[-box, box]^features,   x ~ N(centre_y, spread^2 I)
 
-    Shapes: x float32[n, features], y int32[n]. The classes come one after the other, equally large; where n
-    is no multiple of them, the first have one point more.
+    The classes follow one after the other and have equal sizes. If their number does not divide n, the first ones
+    have one point more.
+
+    Shapes: x float32[n, features], y int32[n].
 
     Args:
-        key: of the centres and of the points.
-        n: points in all.
-        classes: how many clouds.
-        features: axes of the space.
-        spread: standard deviation of each cloud along each axis.
-        box: bound of the centres' coordinates.
+        key: key of the centres and of the points.
+        n: total number of points.
+        classes: number of clusters.
+        features: number of coordinates of a point.
+        spread: standard deviation of each cluster along each axis.
+        box: bound of the coordinates of the centres.
 
     Raises:
         ValueError: a size is not positive, there are fewer points than classes, or spread or box is negative.
@@ -149,5 +152,5 @@ def _add_noise(function: str, x: np.ndarray, noise: chex.Numeric, key: chex.PRNG
     if key is not None:
         return exact + jnp.asarray(noise, jnp.float32) * jax.random.normal(key, x.shape, jnp.float32)
     if not (isinstance(noise, int | float) and noise == 0):
-        raise ValueError(f"{function}: noise={noise} needs a key, for example jax.random.key(0); got none")
+        raise ValueError(f"{function}: noise={noise} needs a key, such as jax.random.key(0); got none")
     return exact

@@ -1,1 +1,1 @@
-"""Layers, one kind a file. `fnnet` names each of them: `fnnet.dense`, `fnnet.conv`."""
+"""Layers, one kind per file. `fnnet` has all of their names: `fnnet.dense`, `fnnet.conv`."""

@@ -1,4 +1,4 @@
-"""The fully connected layer, and `flatten`, which brings images to it."""
+"""The fully connected layer, and `flatten`, which turns images into its input."""
 
 import math
 from typing import Any
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.keys import keys_for
 
 
+@printable
 def dense(
     features: int,
     *,
@@ -27,14 +28,14 @@ def dense(
     Shapes: x (batch, ..., in), w (in, features), b (features,), y (batch, ..., features).
 
     Args:
-        features: outputs, the last axis of y.
-        use_bias: whether there is b.
-        w_init: initializer of w; He's normal, for a relu behind it.
-        b_init: initializer of b; zeros.
+        features: number of outputs, the last axis of y.
+        use_bias: whether to add b.
+        w_init: initializer of w. The default is He's normal, for a layer followed by relu.
+        b_init: initializer of b. The default is zeros.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input's features are not those of w.
+        ValueError: the number of input features does not match w.
 
     Example:
         >>> layer = fn.dense(2, w_init=fn.initializers.ones)
@@ -45,8 +46,7 @@ def dense(
     check.is_positive("dense", "features", features)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        check.is_floating("dense", x)
-        check.has_rank("dense", x, 1, "(batch, features)")
+        _check_input(x)
         w_key, b_key = keys_for(key, w_init, b_init if use_bias else initializers.zeros)
         dtype = jnp.result_type(x)
         params = {"w": w_init(w_key, (x.shape[-1], features), dtype)}
@@ -57,17 +57,8 @@ def dense(
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        check.is_floating("dense", x)
-        check.has_rank("dense", x, 1, "(batch, features)")
-        check.has_keys("dense", "params", params, ("w", "b") if use_bias else ("w",))
-        w = params["w"]
-        if x.shape[-1] != w.shape[0]:
-            raise ValueError(
-                f"dense: input is {check.describe(x)} and w {check.describe(w)}, wanted {w.shape[0]} input "
-                "features; an image needs flatten in front"
-            )
-        y = product(jnp.asarray(x), w)
-        return (y + jnp.broadcast_to(params["b"], y.shape) if use_bias else y), {}
+        _check(params, x, use_bias)
+        return add_bias(product(jnp.asarray(x), params["w"]), params), {}
 
     return Layer(init, apply, "dense")
 
@@ -78,10 +69,31 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     return (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
 
-def flatten(x: jax.Array) -> jax.Array:
-    """All axes but the batch made one: (batch, ...) -> (batch, features).
+def add_bias(y: jax.Array, params: Params) -> jax.Array:
+    """Y + b along the last axis, or y if the params have no b."""
+    return y + jnp.broadcast_to(params["b"], y.shape) if "b" in params else y
 
-    A plain function: write `flatten`, not `flatten()`.
+
+def _check_input(x: Any) -> None:
+    check.is_floating("dense", x)
+    check.has_rank("dense", x, 1, "(batch, features)")
+
+
+def _check(params: Params, x: Any, use_bias: bool) -> None:
+    _check_input(x)
+    check.has_keys("dense", "params", params, ("w", "b") if use_bias else ("w",))
+    w = params["w"]
+    if x.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"dense: input is {check.describe(x)} and w {check.describe(w)}, wanted {w.shape[0]} input "
+            "features; for images put flatten before it"
+        )
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Merges all axes except the batch: (batch, ...) -> (batch, features).
+
+    `flatten` is itself a layer: write `flatten`, not `flatten()`.
 
     Raises:
         ValueError: the input has no batch axis.

@@ -1,7 +1,8 @@
-"""Noise while training: units, channels, weights or examples left out at random, or blurred."""
+"""Dropout: in training, units, channels, examples or weights are set to 0 at random."""
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import chex
@@ -9,20 +10,24 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State, as_layer
-from fnnet.layers.normalization.reparameterize import weight
+from fnnet.activations import identity
+from fnnet.layer import Layer, Params, State, as_layer, printable
+from fnnet.layers.keys import required_key
+from fnnet.layers.normalization.inner_weight import weight
+from fnnet.layers.without_params import without_params
 
 
+@printable
 def dropout(rate: chex.Numeric) -> Layer:
-    """Dropout, inverted: what is kept is scaled up, so that nothing changes at test time.
+    """Inverted dropout: units are dropped in training, and the others are scaled up to keep the mean.
 
         train:  y = x r / (1 - rate),   r ~ Bernoulli(1 - rate) for each element
         test:   y = x
 
-    Shapes: x and y alike, any shape.
+    Shapes: x and y have the same shape, which may be any.
 
     Args:
-        rate: the share that is dropped, in [0, 1); it may be a tracer, as a hyperparameter.
+        rate: the fraction that is dropped, in [0, 1). It may be a tracer, such as a hyperparameter.
 
     Raises:
         ValueError: the rate is not in [0, 1); no key is given in training.
@@ -39,23 +44,25 @@ def dropout(rate: chex.Numeric) -> Layer:
         >>> layer({}, jnp.ones(3))
         Array([1., 1., 1.], dtype=float32)
     """
-    return _dropping("dropout", rate, 0, "any shape", lambda shape: shape)
+    return _dropout("dropout", rate, 0, "any shape", lambda shape: shape)
 
 
+@printable
 def spatial_dropout(rate: chex.Numeric) -> Layer:
-    """Spatial dropout, inverted: a channel is dropped in all of its space, or kept.
+    """Inverted spatial dropout: a channel of an example is dropped or kept as a whole.
 
         train:  y[i, s, c] = x[i, s, c] r[i, c] / (1 - rate),   r ~ Bernoulli(1 - rate)
         test:   y = x
 
-    Shapes: x and y (batch, *space, channels). For neighbours that tell the same: dropped by themselves, they
-    would be no loss.
+    Neighbouring pixels are strongly correlated, so dropping single ones would have little effect.
+
+    Shapes: x and y (batch, *space, channels).
 
     Args:
-        rate: the share of channels that is dropped, in [0, 1); it may be a tracer.
+        rate: the fraction of channels that is dropped, in [0, 1). It may be a tracer.
 
     Raises:
-        ValueError: the rate is not in [0, 1); the input has no space; no key is given in training.
+        ValueError: the rate is not in [0, 1); the input has no spatial axis; no key is given in training.
         TypeError: the input is not floating point.
 
     Source: Tompson et al. 2015, arXiv:1411.4280, section 3.2.
@@ -67,23 +74,26 @@ def spatial_dropout(rate: chex.Numeric) -> Layer:
         True
     """
 
-    def of_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    def one_per_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0], *(1 for _ in shape[1:-1]), shape[-1])
 
-    return _dropping("spatial_dropout", rate, 3, "(batch, *space, channels)", of_channels)
+    return _dropout("spatial_dropout", rate, 3, "(batch, *space, channels)", one_per_channel)
 
 
+@printable
 def stochastic_depth(rate: chex.Numeric) -> Layer:
-    """Stochastic depth, inverted ("drop path"): whole examples are dropped, at the end of a residual branch.
+    """Inverted stochastic depth ("drop path"): whole examples are dropped, at the end of a residual branch.
 
         train:  y[i] = x[i] r[i] / (1 - rate),   r ~ Bernoulli(1 - rate)
         test:   y = x
 
-    Shapes: x and y (batch, ...). In `residual(..., stochastic_depth(0.1))`, what is dropped leaves the
-    shortcut. The paper scales at test time instead, and lets the rate grow linearly with depth.
+    In `residual(..., stochastic_depth(0.1))` a dropped example passes through the shortcut only. The paper
+    scales at test time instead, and increases the rate linearly with depth.
+
+    Shapes: x and y (batch, ...).
 
     Args:
-        rate: the share of examples that is dropped, in [0, 1); it may be a tracer.
+        rate: the fraction of examples that is dropped, in [0, 1). It may be a tracer.
 
     Raises:
         ValueError: the rate is not in [0, 1); the input has no batch axis; no key is given in training.
@@ -98,27 +108,30 @@ def stochastic_depth(rate: chex.Numeric) -> Layer:
         [1.0, 2.523]
     """
 
-    def of_examples(shape: tuple[int, ...]) -> tuple[int, ...]:
+    def one_per_example(shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0], *(1 for _ in shape[1:]))
 
-    return _dropping("stochastic_depth", rate, 1, "(batch, ...)", of_examples)
+    return _dropout("stochastic_depth", rate, 1, "(batch, ...)", one_per_example)
 
 
+@printable
 def drop_connect(layer: Layer, rate: chex.Numeric) -> Layer:
-    """DropConnect, inverted: entries of a layer's weights are dropped, not its outputs.
+    """Inverted DropConnect: entries of a layer's weights are dropped, not its outputs.
 
         train:  f with w' = w r / (1 - rate),   r ~ Bernoulli(1 - rate) for each entry of w
         test:   f
 
-    Params, state and shapes: those of the layer. One draw serves the whole batch; in the paper each example
-    has its own, which `vmap` over examples and keys gives.
+    The whole batch shares one mask. In the paper each example has its own; `vmap` over examples and keys gives
+    that.
+
+    Shapes: params, state, x and y are those of the layer.
 
     Args:
         layer: a layer whose params have "w", such as `dense` or `conv`.
-        rate: the share of entries that is dropped, in [0, 1); it may be a tracer.
+        rate: the fraction of entries that is dropped, in [0, 1). It may be a tracer.
 
     Raises:
-        TypeError: `layer` is no layer.
+        TypeError: `layer` is not a layer.
         ValueError: the rate is not in [0, 1); the layer's params have no "w"; no key is given in training.
 
     Source: Wan et al. 2013, "Regularization of neural networks using DropConnect".
@@ -145,7 +158,7 @@ def drop_connect(layer: Layer, rate: chex.Numeric) -> Layer:
     ) -> tuple[Any, State]:
         w = weight("drop_connect", inner, params)
         if train:
-            w_key, key = jax.random.split(_needed("drop_connect", key))
+            w_key, key = jax.random.split(required_key("drop_connect", key))
             w = _drop(w_key, rate, w, w.shape)
         with check.at(place, x):
             return inner.apply({**params, "w": w}, state, x, key=key, train=train)
@@ -153,113 +166,34 @@ def drop_connect(layer: Layer, rate: chex.Numeric) -> Layer:
     return Layer(init, apply, "drop_connect")
 
 
-def gaussian_dropout(rate: chex.Numeric) -> Layer:
-    """Gaussian dropout: units are multiplied by noise of the mean and the variance that dropout has.
-
-        train:  y = x r,   r ~ N(1, rate / (1 - rate)) for each element
-        test:   y = x
-
-    Shapes: x and y alike, any shape.
-
-    Args:
-        rate: that of the dropout it is like, in [0, 1); it may be a tracer.
-
-    Raises:
-        ValueError: the rate is not in [0, 1); no key is given in training.
-        TypeError: the input is not floating point.
-
-    Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting",
-    section 10.
-
-    Example:
-        >>> layer = fn.gaussian_dropout(0.2)
-        >>> y, state = layer.apply({}, {}, jnp.ones(10_000), key=jax.random.key(0), train=True)
-        >>> bool(abs(y.std() - 0.5) < 0.01)
-        True
-    """
-    check.between("gaussian_dropout", "rate", rate, 0, 1)
-    return _noisy("gaussian_dropout", lambda x, noise: x * (1 + jnp.sqrt(rate / (1 - rate)) * noise))
+def dropout_if_any(rate: chex.Numeric) -> Layer:
+    """Dropout, or a layer that does nothing and needs no key, if the rate is the number 0."""
+    return as_layer(identity) if isinstance(rate, Real) and rate == 0 else dropout(rate)
 
 
-def gaussian_noise(stddev: chex.Numeric) -> Layer:
-    """Gaussian noise, added in training.
-
-        train:  y = x + n,   n ~ N(0, stddev^2) for each element
-        test:   y = x
-
-    Shapes: x and y alike, any shape.
-
-    Args:
-        stddev: standard deviation of the noise, in the unit of x; it may be a tracer.
-
-    Raises:
-        ValueError: stddev is negative; no key is given in training.
-        TypeError: the input is not floating point.
-
-    Source: Bishop 1995, "Training with noise is equivalent to Tikhonov regularization".
-
-    Example:
-        >>> layer = fn.gaussian_noise(0.1)
-        >>> y, state = layer.apply({}, {}, jnp.zeros(10_000), key=jax.random.key(0), train=True)
-        >>> bool(abs(y.std() - 0.1) < 0.002)
-        True
-    """
-    check.between("gaussian_noise", "stddev", stddev, 0)
-    return _noisy("gaussian_noise", lambda x, noise: x + stddev * noise)
-
-
-def _needed(layer: str, key: chex.PRNGKey | None) -> chex.PRNGKey:
-    if key is None:
-        raise ValueError(
-            f"{layer}: train=True and no key, wanted one to draw with: apply(..., key=jax.random.key(0))"
-        )
-    return key
-
-
-def _drop(key: chex.PRNGKey, rate: chex.Numeric, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """X with a share dropped and the rest scaled up; one draw for each element of the shape."""
-    # Drawn flat, as initializers are: the same numbers, and XLA compiles it faster.
-    flat = (math.prod(shape),)
-    kept = jax.random.bernoulli(key, 1 - jnp.asarray(rate, jnp.float32), flat).reshape(shape)
-    return jnp.where(jnp.broadcast_to(kept, x.shape), x / jnp.asarray(1 - rate, x.dtype), 0)
-
-
-def _dropping(
-    name: str, rate: chex.Numeric, rank: int, layout: str, shape_of_draws: Callable[..., tuple[int, ...]]
+def _dropout(
+    name: str,
+    rate: chex.Numeric,
+    rank: int,
+    layout: str,
+    mask_shape: Callable[[tuple[int, ...]], tuple[int, ...]],
 ) -> Layer:
+    """Dropout with one draw for each element of mask_shape(x.shape)."""
     check.between(name, "rate", rate, 0, 1)
 
-    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+    def check_input(x: Any) -> None:
         check.is_floating(name, x)
         check.has_rank(name, x, rank, layout)
-        return {}, {}
 
-    def apply(
-        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        check.is_floating(name, x)
-        check.has_rank(name, x, rank, layout)
-        x = jnp.asarray(x)
-        return (_drop(_needed(name, key), rate, x, shape_of_draws(x.shape)) if train else x), {}
+    def drop(key: chex.PRNGKey, x: jax.Array) -> jax.Array:
+        return _drop(key, rate, x, mask_shape(x.shape))
 
-    return Layer(init, apply, name)
+    return without_params(name, check_input, identity, in_training=drop)
 
 
-def _noisy(name: str, blur: Callable[[jax.Array, jax.Array], jax.Array]) -> Layer:
-    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        check.is_floating(name, x)
-        return {}, {}
-
-    def apply(
-        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        check.is_floating(name, x)
-        x = jnp.asarray(x)
-        if not train:
-            return x, {}
-        # In float32 at least, and rounded once: half precision draws few different numbers.
-        x32 = x.astype(jnp.result_type(x, jnp.float32))
-        noise = jax.random.normal(_needed(name, key), (x.size,), x32.dtype).reshape(x.shape)
-        return blur(x32, noise).astype(x.dtype), {}
-
-    return Layer(init, apply, name)
+def _drop(key: chex.PRNGKey, rate: chex.Numeric, x: jax.Array, mask_shape: tuple[int, ...]) -> jax.Array:
+    """X r / (1 - rate), with the mask r ~ Bernoulli(1 - rate) of a shape that broadcasts to that of x."""
+    # Drawn on one axis, like initializers: the numbers are the same, and XLA compiles it faster.
+    flat = (math.prod(mask_shape),)
+    r = jax.random.bernoulli(key, 1 - jnp.asarray(rate, jnp.float32), flat).reshape(mask_shape)
+    return jnp.where(jnp.broadcast_to(r, x.shape), x / jnp.asarray(1 - rate, x.dtype), 0)

@@ -1,6 +1,5 @@
-"""Embedding: a vector for each index, such as a word's, and the same table on the way out."""
+"""Embedding: a vector for each index, such as a token's. `tied_embed` uses the same table for the output."""
 
-from functools import partial
 from typing import Any
 
 import chex
@@ -9,28 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet import check, initializers
-from fnnet.children import apply_child
+from fnnet.children import apply_child, output_shape
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State, as_layer
+from fnnet.layer import Layer, Params, State, as_layer, printable
 from fnnet.layers.dense import product
 
 
+@printable
 def embed(vocabulary: int, features: int, *, w_init: Initializer = initializers.normal(1.0)) -> Layer:
-    """Embedding: row i of a table for index i, the product of a one-hot vector with w.
+    """Embedding: index i is mapped to row i of a table, which is a one-hot vector times w.
 
         y = w[x]
 
     Shapes: x integer (batch, ...), w (vocabulary, features), y (batch, ..., features).
 
     Args:
-        vocabulary: how many indices there are: 0 to vocabulary - 1.
+        vocabulary: number of indices, 0 to vocabulary - 1.
         features: size of a vector.
-        w_init: initializer of w; N(0, 1). The dtype of w is JAX's default, float32.
+        w_init: initializer of w. The default is N(0, 1). The dtype of w is JAX's default, float32.
 
     Raises:
         TypeError: the input is not integer.
-        ValueError: an index is out of range. Under jit nothing can be raised: the vector is NaN there, and
-            the loss shows it.
+        ValueError: an index is out of range. Under jit nothing can be raised: the vector is NaN, which shows in
+            the loss.
 
     Source: Bengio et al. 2003, "A neural probabilistic language model".
 
@@ -43,27 +43,17 @@ def embed(vocabulary: int, features: int, *, w_init: Initializer = initializers.
     check.is_positive("embed", "vocabulary", vocabulary)
     check.is_positive("embed", "features", features)
 
-    def is_integer(x: Any) -> None:
-        if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
-            raise TypeError(f"embed: input is {check.describe(x)}, wanted integer indices")
-
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        is_integer(x)
+        _check_is_integer(x)
         return {"w": w_init(key, (vocabulary, features), jnp.result_type(float))}, {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        is_integer(x)
-        check.has_keys("embed", "params", params, ("w",))
+        _check(params, x)
         w = jnp.asarray(params["w"])
-        if not isinstance(x, jax.core.Tracer) and x.size:
-            # In NumPy: under jit, JAX's own minimum of an array that is closed over has no value yet.
-            low, high = np.min(np.asarray(x)), np.max(np.asarray(x))
-            if not 0 <= low <= high < w.shape[0]:
-                raise ValueError(f"embed: indices from {low} to {high}, wanted 0 to {w.shape[0] - 1}")
-        # As a plain lookup and a choice: XLA's CPU backend is slow at the gradient of a lookup that checks its
-        # indices: 0.4 instead of 0.75 ms for 2048 of 10,000 words of 128 features, inside a scan (two cores).
+        # A plain lookup, then a choice of NaN. XLA's CPU backend is slow at the gradient of a lookup that checks
+        # its indices: 0.75 instead of 0.4 ms for 2048 of 10,000 words of 128 features, inside a scan (two cores).
         limits = jnp.iinfo(x.dtype)
         nearest = jnp.clip(x, max(limits.min, 0), min(limits.max, w.shape[0] - 1))
         y = w.at[nearest].get(mode="promise_in_bounds", wrap_negative_indices=False)
@@ -72,21 +62,42 @@ def embed(vocabulary: int, features: int, *, w_init: Initializer = initializers.
     return Layer(init, apply, "embed")
 
 
+def _check_is_integer(x: Any) -> None:
+    if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"embed: input is {check.describe(x)}, wanted integer indices")
+
+
+def _check(params: Params, x: Any) -> None:
+    _check_is_integer(x)
+    check.has_keys("embed", "params", params, ("w",))
+    if isinstance(x, jax.core.Tracer) or not x.size:
+        return
+    # In NumPy: under jit, JAX's own minimum of an array that is closed over has no value yet.
+    low, high = np.min(np.asarray(x)), np.max(np.asarray(x))
+    vocabulary = params["w"].shape[0]
+    if not 0 <= low <= high < vocabulary:
+        raise ValueError(f"embed: indices from {low} to {high}, wanted 0 to {vocabulary - 1}")
+
+
+@printable
 def tied_embed(
     vocabulary: int, features: int, body: Layer, *, w_init: Initializer = initializers.normal(0.02)
 ) -> Layer:
-    """A network between words and words: one table embeds the input and scores the output.
+    """A network from tokens to tokens in which one table embeds the input and scores the output.
 
         y = f(w[x]) w^T
 
+    The gradient of w is the sum over both uses.
+
     Shapes: x integer (batch, ...), w (vocabulary, features), y (batch, ..., vocabulary), the logits; params
-    {"embed": {"w"}, "body": f's}, state {"body": f's}, where f has any. The gradient of w sums both uses.
+    {"embed": {"w"}, "body": params of f}, state {"body": state of f}, without "body" where f has none.
 
     Args:
-        vocabulary: how many indices there are: 0 to vocabulary - 1.
-        features: size of a vector, which f takes and gives.
+        vocabulary: number of indices, 0 to vocabulary - 1.
+        features: size of a vector, which is the number of features that f takes and gives.
         body: f, a layer on (batch, ..., features), such as `serial(...)`.
-        w_init: initializer of w; N(0, 0.02^2), so that the first logits are small. (`embed` has N(0, 1).)
+        w_init: initializer of w. The default is N(0, 0.02^2), so that the first logits are small. (The default of
+            `embed` is N(0, 1).)
 
     Raises:
         TypeError: the input is not integer.
@@ -105,6 +116,13 @@ def tied_embed(
     table = embed(vocabulary, features, w_init=w_init)
     f = as_layer(body)
 
+    def check_output(h: Any) -> None:
+        if h.shape[-1:] != (features,):
+            raise ValueError(
+                f"tied_embed: body gives {check.describe(h)}, wanted {features} features on the last axis, "
+                "as in w"
+            )
+
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         w_key, body_key = jax.random.split(key)
         with check.at("tied_embed['embed']", x):
@@ -112,7 +130,7 @@ def tied_embed(
         vectors = jax.ShapeDtypeStruct((*x.shape, features), embed_params["w"].dtype)
         with check.at("tied_embed['body']", vectors):
             params, state = f.init(body_key, vectors)
-            fits(jax.eval_shape(partial(f.apply, train=False), params, state, vectors)[0])
+            check_output(output_shape(f, params, state, vectors))
         params = {"embed": embed_params} | ({"body": params} if params else {})
         return params, ({"body": state} if state else {})
 
@@ -127,15 +145,8 @@ def tied_embed(
             h, state = apply_child(
                 "body", f, params.get("body", {}), state.get("body", {}), vectors, key, train
             )
-            fits(h)
+            check_output(h)
         w = jnp.asarray(params["embed"]["w"])
         return product(h, w.T), ({"body": state} if state else {})
-
-    def fits(h: Any) -> None:
-        if h.shape[-1:] != (features,):
-            raise ValueError(
-                f"tied_embed: body gives {check.describe(h)}, wanted {features} features on the last axis: "
-                "those of w"
-            )
 
     return Layer(init, apply, "tied_embed")

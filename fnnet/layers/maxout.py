@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.dense import dense
 
 
+@printable
 def maxout(
     features: int,
     pieces: int = 2,
@@ -20,24 +21,25 @@ def maxout(
     w_init: Initializer = initializers.kaiming_normal(),
     b_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Maxout: the largest of several affine maps of the last axis, a learnt convex activation.
+    """Maxout: the largest of several affine maps of the last axis, a learned convex activation.
 
         y = max_k (x w_k + b_k),   k = 1, ..., pieces
 
-    Shapes: x (batch, ..., in), w (in, pieces * features), b (pieces * features,), y (batch, ..., features);
-    w_k are the columns from (k - 1) features to k features. The gradient goes to the largest piece; pieces
-    that are equal share it.
+    The gradient goes to the largest piece. Equal pieces share it.
+
+    Shapes: x (batch, ..., in), w (in, pieces * features), b (pieces * features,), y (batch, ..., features).
+    w_k consists of the columns of w from (k - 1) features to k features.
 
     Args:
-        features: outputs, the last axis of y.
-        pieces: affine maps for each output.
-        use_bias: whether there is b.
-        w_init: initializer of w; He's normal.
-        b_init: initializer of b; zeros.
+        features: number of outputs, the last axis of y.
+        pieces: affine maps per output.
+        use_bias: whether to add b.
+        w_init: initializer of w. The default is He's normal.
+        b_init: initializer of b. The default is zeros.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input's features are not those of w.
+        ValueError: the number of input features does not match w.
 
     Source: Goodfellow et al. 2013, arXiv:1302.4389, section 2.
 

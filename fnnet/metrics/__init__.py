@@ -1,12 +1,11 @@
-"""Metrics, to look at, not to minimize.
+"""Metrics: numbers to report, not to minimize.
 
-`accuracy`, `top_k` and the losses are `(prediction, target) -> one value an example`, and what is reported is
-their mean. What is no mean over examples is a `Metric`: totals that grow from batch to batch, and a result
-that is computed of them. Both go into `metrics={...}` of a training run and into `fn.train.evaluate`.
+`accuracy`, `top_k` and the losses are `(prediction, target) -> one value per example`, and their mean is reported. A
+metric that is not a mean over examples is a `Metric`: totals that are updated batch by batch, and a result computed
+from them. Both can be given as `metrics={...}` to a training run and to `fn.train.evaluate`.
 
-Every result is that of all examples at once, however they are split into batches. It is NaN where no example
-was counted, and where one was counted that has no answer, such as a label that does not exist: under jit
-nothing can be raised.
+A result is that of all examples at once, however they are split into batches. It is NaN if no example was counted,
+or if one was counted that has no answer, such as a label that does not exist. Under jit nothing can be raised.
 """
 
 from fnnet.metrics.accuracy import accuracy, top_k

@@ -1,4 +1,4 @@
-"""The calibration error: how far confidence is from accuracy."""
+"""The calibration error: how much confidence differs from accuracy."""
 
 from typing import Any
 
@@ -17,20 +17,20 @@ def calibration_error(bins: int = 15) -> Metric:
         confidence_i = max softmax(z_i),   B_b = {i: (b - 1) / bins < confidence_i <= b / bins}
         ECE = sum_b |B_b| / n |accuracy(B_b) - confidence(B_b)|
 
-    The sizes of the bins cancel: it is computed as sum_b |sum_{i in B_b} (right_i - confidence_i)| / n.
+    The sizes of the bins cancel, so it is computed as sum_b |sum_{i in B_b} (right_i - confidence_i)| / n.
 
     Args:
-        bins: of equal width, over [0, 1].
+        bins: number of bins of equal width, over [0, 1].
 
     Returns:
-        A metric of logits z (batch, ..., classes), and of targets, integer labels (batch, ...) or a
-        distribution (batch, ..., classes), whose largest entry is taken for the label. Each position of the
-        axes in between counts as one. NaN where nothing was counted, or a label that does not exist, or
-        logits without a softmax, such as NaN.
+        A metric of logits z (batch, ..., classes) and targets: integer labels (batch, ...), or a distribution
+        (batch, ..., classes), whose largest entry gives the label. Each position of the axes in between counts as
+        one. The result is NaN if nothing was counted, or a label that does not exist, or logits that have no
+        softmax, such as NaN.
 
     Raises:
-        TypeError: bins is no int.
-        ValueError: bins is not positive; the shapes do not fit.
+        TypeError: bins is not an int.
+        ValueError: bins is not positive; the shapes do not match.
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 2; Naeini et al. 2015, "Obtaining well calibrated
     probabilities using Bayesian binning".
@@ -44,9 +44,8 @@ def calibration_error(bins: int = 15) -> Metric:
     check.is_positive("calibration_error", "bins", bins)
 
     def init() -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros(bins), jnp.zeros(
-            [], jnp.int32
-        )  # sums of right - confidence by bin, how many there are
+        # The sum of right - confidence in each bin, and how many were counted.
+        return jnp.zeros(bins), jnp.zeros([], jnp.int32)
 
     def update(totals: Any, logits: Any, target: Any, mask: jax.Array | None = None) -> Any:
         gaps, n = totals
@@ -61,10 +60,8 @@ def calibration_error(bins: int = 15) -> Metric:
         gap = (jnp.argmax(logits, axis=-1) == label) - confidence
         gap = jnp.where(counts, jnp.where(label >= 0, gap, jnp.nan).ravel(), 0)
         edges = np.arange(1, bins).reshape(1, -1) / bins
-        place = jnp.sum(
-            confidence.reshape(-1, 1) > edges.astype(gaps.dtype), axis=1, keepdims=True
-        )  # of NaN: 0
-        # No scatter: on a GPU it sums in any order.
+        place = jnp.sum(confidence.reshape(-1, 1) > edges.astype(gaps.dtype), axis=1, keepdims=True)  # NaN: 0
+        # Not by a scatter, which adds up in any order on a GPU.
         in_bin = place == jnp.arange(bins).reshape(1, -1)
         return gaps + jnp.sum(jnp.where(in_bin, gap[:, None], 0), axis=0), n + jnp.sum(
             counts, dtype=jnp.int32

@@ -1,4 +1,4 @@
-"""The confusion matrix: how often each class is taken for each."""
+"""The confusion matrix: how often each class was predicted for each true class."""
 
 from typing import Any
 
@@ -13,11 +13,12 @@ from fnnet.metrics.metric import Metric, counted
 def decisions(
     name: str, classes: int, prediction: Any, target: Any, mask: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The true class and that of the largest score, int32[m] each, of the m positions of a batch, or raises.
+    """(truth, guess, unknown): the true class and the class with the largest score, for the m positions of a batch.
 
-    Both are `classes`, which is none, for a position that the mask leaves out and for one without an answer:
-    its label does not exist, or NaN is among its scores or its target's. Third, int32[]: how many of the
-    latter count.
+    truth and guess are int32[m]. Both are `classes`, which is not a class, for a position that the mask leaves out,
+    and for one without an answer, whose label does not exist or whose scores or target contain NaN. unknown,
+    int32[], is the number of positions without an answer that the mask does not leave out. Raises if the shapes do
+    not match.
     """
     prediction, label = scores_and_labels(name, prediction, target)
     if prediction.ndim < 2 or prediction.shape[-1] != classes:
@@ -33,23 +34,23 @@ def decisions(
 
 
 def confusion_matrix(classes: int) -> Metric:
-    """The confusion matrix: row t, column p is how often class t was taken for p.
+    """The confusion matrix: the entry in row t and column p is how often class p was predicted for class t.
 
         C_tp = #{i: target_i = t, argmax prediction_i = p}
 
     Args:
-        classes: their number.
+        classes: number of classes.
 
     Returns:
-        A metric of predictions (batch, ..., classes), whose largest score counts, the first of equal ones,
-        and of targets, integer labels (batch, ...) or a distribution (batch, ..., classes). Each position of
-        the axes in between counts as one. The result is int32[classes, classes], rows the truth as in
-        scikit-learn. It is 0 where nothing was counted, and -1 everywhere once a position was counted that
-        has no place in it: a label that does not exist, NaN among the scores.
+        A metric of predictions (batch, ..., classes), whose largest score counts, the first of equal ones, and
+        targets: integer labels (batch, ...), or a distribution (batch, ..., classes). Each position of the axes in
+        between counts as one. The result is int32[classes, classes], with the true classes as rows, as in
+        scikit-learn. It is 0 if nothing was counted, and -1 everywhere if a position was counted that has no place
+        in it: one with a label that does not exist, or with NaN among its scores.
 
     Raises:
-        TypeError: classes is no int.
-        ValueError: classes is not positive; the shapes do not fit.
+        TypeError: classes is not an int.
+        ValueError: classes is not positive; the shapes do not match.
 
     Example:
         >>> confusion = fn.metrics.confusion_matrix(2)
@@ -61,9 +62,8 @@ def confusion_matrix(classes: int) -> Metric:
     check.is_positive("confusion_matrix", "classes", classes)
 
     def init() -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros((classes, classes), jnp.int32), jnp.zeros(
-            [], jnp.int32
-        )  # the matrix, what has no place
+        # The matrix, and how many positions have no place in it.
+        return jnp.zeros((classes, classes), jnp.int32), jnp.zeros([], jnp.int32)
 
     def update(totals: Any, prediction: Any, target: Any, mask: jax.Array | None = None) -> Any:
         matrix, unknown = totals

@@ -1,4 +1,4 @@
-"""What a metric is: totals that grow from batch to batch, and a result of them; the mean as one."""
+"""The form of a metric: totals that are updated batch by batch, and a result computed from them. The mean is one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fnnet import check
 
-# A loss or a metric: (prediction, target) -> one value an example.
+# A loss or a metric: (prediction, target) -> one value per example.
 PerExample = Callable[[Any, Any], jax.Array]
 
 
@@ -16,12 +16,10 @@ class Metric(NamedTuple):
     """A metric over any number of batches: three pure functions.
 
     Attributes:
-        init: `() -> totals`, a pytree of arrays, those of no example.
-        update: `(totals, prediction, target, mask=None) -> totals`, with a batch added. `mask` is
-            bool[batch]: an example where it is False, such as one that fills up a short batch, does not
-            count, whatever it holds.
-        result: `totals -> value`, a scalar unless the metric says otherwise; NaN where no example was
-            counted.
+        init: `() -> totals`, a pytree of arrays, before the first example.
+        update: `(totals, prediction, target, mask=None) -> totals`, with a batch added. `mask` is bool[batch]. An
+            example where it is False, such as one that pads a short batch, does not count, whatever it holds.
+        result: `totals -> value`, a scalar unless the metric says otherwise. It is NaN if no example was counted.
 
     Example:
         >>> accuracy = fn.metrics.mean(fn.metrics.accuracy)
@@ -38,21 +36,22 @@ class Metric(NamedTuple):
 
 
 def per_example(name: str, f: PerExample, prediction: Any, target: Any) -> jax.Array:
-    """f(prediction, target), one value an example, or raises: a mean over the batch would be averaged twice.
+    """f(prediction, target), one value per example, in float32 at least.
 
-    It is float32 at least: the sum of a part's values is large for half precision.
+    Raises ValueError if f gives something else: a mean over the batch would be averaged twice.
     """
+    # In half precision the sum over many examples would have too few digits.
     values, examples = f(prediction, target), len(jax.tree.leaves((target, prediction))[0])
     if jnp.shape(values) != (examples,):
         raise ValueError(
             f"{name} is {check.describe(values)}, wanted one value for each of the {examples} examples: "
-            "a loss or a metric takes no mean over the batch"
+            "a loss or a metric does not average over the batch"
         )
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def counted(name: str, mask: Any, examples: int) -> jax.Array:
-    """Which examples of a batch count, bool[batch]: the mask, or all where there is none. Or raises."""
+    """Which examples of a batch count, bool[batch]: the mask, or all if it is None. Raises if it has another form."""
     if mask is None:
         return jnp.ones(examples, bool)
     mask = jnp.asarray(mask)
@@ -64,16 +63,16 @@ def counted(name: str, mask: Any, examples: int) -> jax.Array:
 
 
 def mean(f: PerExample | Metric, name: str = "metric") -> Metric:
-    """The mean over all examples of a loss or of a metric of its form; a `Metric` comes back as it is.
+    """The mean of a loss or a similar metric over all examples. A `Metric` is returned unchanged.
 
         result = sum_i f(prediction_i, target_i) / n
 
     Args:
-        f: `(prediction, target) -> one value an example`.
-        name: for errors.
+        f: `(prediction, target) -> one value per example`.
+        name: the name in errors.
 
     Raises:
-        ValueError: f is not one value an example.
+        ValueError: f does not give one value per example.
 
     Example:
         >>> loss = fn.metrics.mean(fn.losses.mean_squared_error)
@@ -84,7 +83,7 @@ def mean(f: PerExample | Metric, name: str = "metric") -> Metric:
         return f
 
     def init() -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros([]), jnp.zeros([], jnp.int32)  # the sum, and how many there are in it
+        return jnp.zeros([]), jnp.zeros([], jnp.int32)  # the sum, and the number of examples in it
 
     def update(totals: Any, prediction: Any, target: Any, mask: jax.Array | None = None) -> Any:
         values = per_example(name, f, prediction, target)

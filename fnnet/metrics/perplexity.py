@@ -10,22 +10,21 @@ from fnnet.metrics.metric import Metric, PerExample, mean
 
 
 def perplexity(loss: PerExample = losses.softmax_cross_entropy) -> Metric:
-    """Perplexity: the number of equally likely classes that would be as hard to guess.
+    """Perplexity: the number of equally likely classes among which guessing would be as hard.
 
         exp(sum_i loss(prediction_i, target_i) / n)
 
     Args:
-        loss: `(prediction, target) -> one value an example`, in nats. `fn.losses.softmax_cross_entropy` is
-            the mean over the tokens of each sequence, so the result is that by token where all have one
-            length; where they differ, make each token an example: prediction (tokens, classes), target
-            (tokens,).
+        loss: `(prediction, target) -> one value per example`, in nats. `fn.losses.softmax_cross_entropy` is the
+            mean over the tokens of a sequence, so the result is the perplexity per token if all sequences have
+            the same length. If not, make each token an example: prediction (tokens, classes), target (tokens,).
 
     Returns:
-        A metric of predictions and targets as the loss takes them. NaN where nothing was counted, or where
-        the loss is NaN, as for a label that does not exist.
+        A metric of predictions and targets, in the form that the loss takes. It is NaN if nothing was counted, or
+        if the loss is NaN, as for a label that does not exist.
 
     Raises:
-        ValueError: the loss is not one value an example.
+        ValueError: the loss does not give one value per example.
 
     Example:
         >>> perplexity = fn.metrics.perplexity()

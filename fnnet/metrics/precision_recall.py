@@ -1,4 +1,4 @@
-"""Precision, recall and F1, by class or averaged."""
+"""Precision, recall and F1, per class or averaged."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,29 +16,29 @@ AVERAGES = ("macro", "micro", "weighted", "binary", None)
 def precision(
     classes: int, average: str | None = "macro", *, positive: int = 1, zero_division: float = 0.0
 ) -> Metric:
-    """Precision: the share of what was taken for a class that is of it.
+    """Precision: of the examples predicted as a class, the fraction that belongs to it.
 
-        P_c = tp_c / (tp_c + fp_c)        tp: taken for c and of it, fp: taken for c and of another
+        P_c = tp_c / (tp_c + fp_c)        tp: predicted as c and in c, fp: predicted as c, but in another class
 
     Args:
-        classes: their number.
-        average: "macro", the mean over the classes; "weighted", the same weighted by how many examples are of
-            each; "micro", the counts of all classes summed first, which here is the accuracy; "binary", of
-            the class `positive` among two; None, float[classes], one of each.
-        positive: the class that "binary" is of, 0 or 1.
-        zero_division: what stands for 0 / 0: in a class that nothing was taken for.
+        classes: number of classes.
+        average: "macro", the mean over the classes; "weighted", the same, weighted by the number of examples in
+            each class; "micro", computed from the counts of all classes together, which is the accuracy; "binary",
+            that of the class `positive` of two; None, one number per class, float[classes].
+        positive: the class for "binary", 0 or 1.
+        zero_division: the value of 0 / 0, which arises for a class that was never predicted.
 
     Returns:
-        A metric of predictions (batch, ..., classes), whose largest score counts, the first of equal ones,
-        and of targets, integer labels (batch, ...) or a distribution (batch, ..., classes). Each position of
-        the axes in between counts as one. The numbers are scikit-learn's with `labels=range(classes)`: a
-        class that never occurs is averaged over, too. NaN where nothing was counted, or something that has no
-        place: a label that does not exist, NaN among the scores.
+        A metric of predictions (batch, ..., classes), whose largest score counts, the first of equal ones, and
+        targets: integer labels (batch, ...), or a distribution (batch, ..., classes). Each position of the axes in
+        between counts as one. The numbers are those of scikit-learn with `labels=range(classes)`: averages include
+        classes that never occur. The result is NaN if nothing was counted, or a label that does not exist, or NaN
+        among the scores.
 
     Raises:
-        TypeError: classes is no int.
-        ValueError: classes is not positive; average is none of these, or "binary" with classes other than 2;
-            positive is not 0 or 1; zero_division is not in [0, 1]; the shapes do not fit.
+        TypeError: classes is not an int.
+        ValueError: classes is not positive; average is unknown, or "binary" with a number of classes other than 2;
+            positive is not 0 or 1; zero_division is not in [0, 1]; the shapes do not match.
 
     Example:
         >>> precision = fn.metrics.precision(2, average=None)
@@ -54,18 +54,18 @@ def precision(
 def recall(
     classes: int, average: str | None = "macro", *, positive: int = 1, zero_division: float = 0.0
 ) -> Metric:
-    """Recall: the share of what is of a class that was taken for it.
+    """Recall: of the examples in a class, the fraction that was predicted as it.
 
-        R_c = tp_c / (tp_c + fn_c)        tp: taken for c and of it, fn: of c and taken for another
+        R_c = tp_c / (tp_c + fn_c)        tp: predicted as c and in c, fn: in c, but predicted as another class
 
     Args:
-        classes: their number.
-        average: as in `precision`. The weighted one is the accuracy.
-        positive: the class that "binary" is of, 0 or 1.
-        zero_division: what stands for 0 / 0: in a class that nothing is of.
+        classes: number of classes.
+        average: as in `precision`. The weighted average is the accuracy.
+        positive: the class for "binary", 0 or 1.
+        zero_division: the value of 0 / 0, which arises for a class without examples.
 
     Returns:
-        A metric; predictions, targets and NaN as in `precision`.
+        A metric. Predictions, targets and NaN are as in `precision`.
 
     Raises:
         TypeError, ValueError: as in `precision`.
@@ -89,13 +89,13 @@ def f1(
         F_c = 2 tp_c / (2 tp_c + fp_c + fn_c)
 
     Args:
-        classes: their number.
-        average: as in `precision`: of the F1 of the classes, never F1 of averages.
-        positive: the class that "binary" is of, 0 or 1.
-        zero_division: what stands for 0 / 0: in a class that nothing is of and nothing was taken for.
+        classes: number of classes.
+        average: as in `precision`. It is an average of each class's F1, not the F1 of averages.
+        positive: the class for "binary", 0 or 1.
+        zero_division: the value of 0 / 0, which arises for a class without examples that was never predicted.
 
     Returns:
-        A metric; predictions, targets and NaN as in `precision`.
+        A metric. Predictions, targets and NaN are as in `precision`.
 
     Raises:
         TypeError, ValueError: as in `precision`.
@@ -126,7 +126,7 @@ def _averaged(
     positive: int,
     zero_division: float,
 ) -> Metric:
-    """A metric of numerators and denominators made of the counts right, guessed and true of each class."""
+    """A metric that is a fraction of the counts right, guessed and true of each class."""
     check.is_positive(name, "classes", classes)
     check.probability(name, "zero_division", zero_division)
     if average not in AVERAGES:
@@ -137,14 +137,14 @@ def _averaged(
         raise ValueError(f"{name}: positive={positive!r}, wanted class 0 or 1")
 
     def init() -> tuple[jax.Array, jax.Array]:
-        # How many are right, guessed and true, of each class; how many have no place.
+        # How many are right, guessed and true, for each class; how many positions have no class.
         return jnp.zeros((3, classes), jnp.int32), jnp.zeros([], jnp.int32)
 
     def update(totals: Any, prediction: Any, target: Any, mask: jax.Array | None = None) -> Any:
         counts, unknown = totals
         truth, guess, more = decisions(name, classes, prediction, target, mask)
         which = jnp.stack([jnp.where(truth == guess, truth, classes), guess, truth])
-        # No scatter: a sum of comparisons is fast on every device, under vmap too.
+        # Not by a scatter: a sum of comparisons is fast on every device, also under vmap.
         is_class = which[:, :, None] == jnp.arange(classes).reshape(1, 1, classes)
         return counts + jnp.sum(is_class, axis=1, dtype=jnp.int32), unknown + more
 
@@ -154,8 +154,9 @@ def _averaged(
         right, guessed, true = counts.astype(jnp.result_type(float))
         if average == "micro":
             right, guessed, true = jnp.sum(right), jnp.sum(guessed), jnp.sum(true)
-        above, below = fraction(right, guessed, true)
-        value = jnp.where(below == 0, zero_division, above / jnp.where(below == 0, 1, below))
+        numerator, denominator = fraction(right, guessed, true)
+        empty = denominator == 0
+        value = jnp.where(empty, zero_division, numerator / jnp.where(empty, 1, denominator))
         if average == "macro":
             value = jnp.mean(value)
         elif average == "weighted":

@@ -1,4 +1,4 @@
-"""R2, the coefficient of determination: the share of the targets' variance that the predictions explain."""
+"""R2, the coefficient of determination: the fraction of the targets' variance that the predictions explain."""
 
 from typing import Any, NamedTuple
 
@@ -10,11 +10,13 @@ from fnnet.metrics.metric import Metric, counted
 
 
 class R2Totals(NamedTuple):
-    """What is known of the examples so far; float[1, outputs] but for n."""
+    """Statistics of the examples so far, float[1, outputs] except for n."""
 
-    n: jax.Array  # int32[], how many
-    origin: jax.Array  # the first target; all others are taken less it, so that a large mean costs no digits
-    mean: jax.Array  # of the targets, less the origin
+    n: jax.Array  # int32[], the number of examples
+    origin: (
+        jax.Array
+    )  # the first target, which is subtracted from all others: a large mean must not cost digits
+    mean: jax.Array  # mean of the targets minus the origin
     spread: jax.Array  # sum of (target - mean)^2
     error: jax.Array  # sum of (target - prediction)^2
 
@@ -24,20 +26,20 @@ def r2(outputs: int = 1) -> Metric:
 
         R2 = mean_k [1 - sum_i (t_ik - y_ik)^2 / sum_i (t_ik - mean_k)^2]        mean_k = sum_i t_ik / n
 
-    1 is perfect, 0 as good as the mean of the targets, below 0 worse. The sums of squares about the mean are
-    merged from batch to batch without a difference of large numbers (Chan et al.).
+    1 is perfect, 0 is as good as predicting the mean of the targets, and less than 0 is worse. Sums of squares about
+    the mean are merged batch by batch without subtracting large numbers (Chan et al.).
 
     Args:
-        outputs: numbers predicted for each example.
+        outputs: number of predicted values per example.
 
     Returns:
-        A metric of predictions and targets of one shape, (batch, outputs), or (batch,) for one output. As in
-        scikit-learn, an output with constant targets has R2 1 where every prediction is right, else 0, and
-        fewer than two examples have none: NaN. NaN among what is counted gives NaN.
+        A metric of predictions and targets of equal shape, (batch, outputs), or (batch,) for one output. As in
+        scikit-learn, the R2 of an output with constant targets is 1 if every prediction is right, else 0, and the
+        result is NaN for fewer than two examples. NaN in an example that is counted gives NaN.
 
     Raises:
-        TypeError: outputs is no int.
-        ValueError: outputs is not positive; the shapes do not fit.
+        TypeError: outputs is not an int.
+        ValueError: outputs is not positive; the shapes do not match.
 
     Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
 
@@ -50,7 +52,7 @@ def r2(outputs: int = 1) -> Metric:
     check.is_positive("r2", "outputs", outputs)
 
     def init() -> R2Totals:
-        # Each an array of its own, so that all can be donated.
+        # Separate arrays, so that all of them can be donated.
         return R2Totals(jnp.zeros([], jnp.int32), *(jnp.zeros((1, outputs)) for _ in range(4)))
 
     def update(totals: R2Totals, prediction: Any, target: Any, mask: jax.Array | None = None) -> R2Totals:

@@ -1,4 +1,4 @@
-"""The area under the ROC curve, exactly: all scores are kept and sorted."""
+"""The exact area under the ROC curve: all scores are stored and sorted."""
 
 from typing import Any, NamedTuple
 
@@ -13,35 +13,34 @@ from fnnet.metrics.metric import Metric, counted
 class RocAucTotals(NamedTuple):
     """The scores and labels so far."""
 
-    scores: jax.Array  # float[capacity, columns]; NaN in a row that has no answer
+    scores: jax.Array  # float[capacity, columns]; NaN in a row without an answer
     labels: jax.Array  # int32[capacity]
-    n: jax.Array  # int32[], rows taken; more than the capacity where some found no room
+    n: jax.Array  # int32[], rows used; more than the capacity if there was no room for some
 
 
 def roc_auc(capacity: int, classes: int = 2) -> Metric:
-    """The area under the ROC curve: how likely a positive example has a higher score than a negative one.
+    """The area under the ROC curve: the probability that a positive example has a higher score than a negative one.
 
         AUC = (#{i, j: s_i > s_j} + #{i, j: s_i = s_j} / 2) / (positives negatives)     i positive, j negative
 
-    It is exact: each score is kept, and the result sorts them. With more than two classes it is the mean over
-    the classes of that area, the class against the rest, with its probability as the score.
+    It is exact: every score is stored, and the result sorts them. With more than two classes it is the mean over the
+    classes of the area for this class against all others, with its probability as the score.
 
     Args:
-        capacity: examples that there is room for, such as those of the part that is evaluated. Once more than
-            these were counted, the result is NaN.
-        classes: their number.
+        capacity: number of examples that there is room for, such as those of the evaluated part. If more are
+            counted, the result is NaN.
+        classes: number of classes.
 
     Returns:
-        A metric. For two classes, predictions are the scores of class 1, (batch,) or (batch, 1), with targets
-        0 or 1 of either shape, of any dtype; or logits (batch, 2), whose difference is the score. For more,
-        they are logits (batch, classes). Targets of logits are integer labels (batch,) or a distribution
-        (batch, classes), whose largest entry is taken for the label. NaN where a class has no example, or has
-        them all: scikit-learn's area is undefined there. NaN, too, where a score is NaN or a label does not
-        exist.
+        A metric. For two classes, predictions are scores of class 1, (batch,) or (batch, 1), with targets 0 or 1 of
+        either shape and of any dtype; or logits (batch, 2), whose difference is the score. For more classes,
+        predictions are logits (batch, classes). Targets of logits are integer labels (batch,) or a distribution
+        (batch, classes), whose largest entry gives the label. The result is NaN if a class has no example or all of
+        them, where scikit-learn's area is undefined, if a score is NaN, or if a label does not exist.
 
     Raises:
-        TypeError: capacity or classes is no int.
-        ValueError: capacity is not positive, or 2^30 or more; classes is less than 2; the shapes do not fit.
+        TypeError: capacity or classes is not an int.
+        ValueError: capacity is not positive, or 2^30 or more; classes is less than 2; the shapes do not match.
 
     Source: Hanley & McNeil 1982, "The meaning and use of the area under a receiver operating characteristic
     (ROC) curve"; Fawcett 2006, "An introduction to ROC analysis", for more than two classes.
@@ -92,7 +91,7 @@ def roc_auc(capacity: int, classes: int = 2) -> Metric:
 def _scores(
     classes: int, prediction: jax.Array, target: jax.Array, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Scores (batch, columns), and labels int32[batch], -1 for what is no label; or raises."""
+    """Scores (batch, columns) and labels int32[batch], -1 for an invalid one. Raises if the shapes do not match."""
     if classes == 2 and prediction.shape[1:] in ((), (1,)) and prediction.ndim:
         if target.shape not in (prediction.shape[:1], (*prediction.shape[:1], 1)):
             raise ValueError(
@@ -109,22 +108,23 @@ def _scores(
         )
     logits, label = scores_and_labels("roc_auc", prediction, target)
     logits = logits.astype(dtype)
-    # By logarithms, as a probability near 0 would lose its digits.
+    # Logarithms, because probabilities near 0 or 1 would round to equal numbers.
     return (logits[:, 1:] - logits[:, :1] if classes == 2 else jax.nn.log_softmax(logits)), label
 
 
 def _area(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
-    """The area, of scores[n] that are one or the other; those that are neither do not count."""
+    """The area for scores[n]. Those that are neither positive nor negative do not count."""
     order = jnp.argsort(scores)
     scores, positive, negative = scores[order], positive[order], negative[order].astype(jnp.int32)
-    # How many negatives are below each score, and how many not above it: at the ends of a run of ties.
+    # How many negatives are below each score, and how many not above it, taken at the ends of a run of ties.
     upto = jnp.cumsum(negative, dtype=jnp.int32)
     new = jnp.concatenate([jnp.ones(1, bool), scores[1:] != scores[:-1]])
     last = jnp.concatenate([new[1:], jnp.ones(1, bool)])
     below = jax.lax.cummax(jnp.where(new, upto - negative, 0))
     not_above = jax.lax.cummin(jnp.where(last, upto, upto[-1]), reverse=True)
     pairs = jnp.where(positive, below + not_above, 0)
-    # The sum can pass 2^31 from 65,536 examples on. It is exact in parts of so few bits each that none does.
+    # From 65,536 examples on the sum can exceed 2^31. So each number is split into parts of a few bits, whose sums
+    # are exact.
     bits = 31 - len(scores).bit_length()
     total = jnp.zeros([])
     for shift in range(0, 31, bits):

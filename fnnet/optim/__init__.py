@@ -1,4 +1,4 @@
-"""Optimizers written by hand, one a file, each equal step by step to its optax twin (`TWINS`) or another baseline."""
+"""Optimizers, one per file. Each equals its optax twin (`TWINS`), or another baseline, step by step."""
 
 from fnnet.optim.derivative_free.cma_es import cma_es
 from fnnet.optim.derivative_free.differential_evolution import differential_evolution
@@ -8,6 +8,11 @@ from fnnet.optim.derivative_free.one_plus_one_es import one_plus_one_es
 from fnnet.optim.derivative_free.openai_es import openai_es
 from fnnet.optim.derivative_free.random_search import random_search
 from fnnet.optim.derivative_free.simulated_annealing import simulated_annealing
+from fnnet.optim.exponential_average import (
+    exponential_average,
+    exponential_average_init,
+    exponential_average_update,
+)
 from fnnet.optim.first_order.adabelief import adabelief
 from fnnet.optim.first_order.adadelta import adadelta
 from fnnet.optim.first_order.adafactor import adafactor
@@ -18,6 +23,7 @@ from fnnet.optim.first_order.adamaxw import adamaxw
 from fnnet.optim.first_order.adamw import adamw
 from fnnet.optim.first_order.adan import adan
 from fnnet.optim.first_order.amsgrad import amsgrad
+from fnnet.optim.first_order.gradient_descent import gradient_descent
 from fnnet.optim.first_order.lamb import lamb
 from fnnet.optim.first_order.lars import lars
 from fnnet.optim.first_order.lion import lion
@@ -30,26 +36,34 @@ from fnnet.optim.first_order.prodigy import prodigy
 from fnnet.optim.first_order.radam import radam
 from fnnet.optim.first_order.rmsprop import rmsprop
 from fnnet.optim.first_order.rprop import rprop
+from fnnet.optim.first_order.schedule_free_adamw import schedule_free_adamw
+from fnnet.optim.first_order.schedule_free_sgd import schedule_free_sgd
 from fnnet.optim.first_order.sgd import sgd
 from fnnet.optim.first_order.shampoo import shampoo
 from fnnet.optim.first_order.soap import soap
-from fnnet.optim.first_order.sophia import hutchinson_estimator_diag_hessian, sophia
 from fnnet.optim.first_order.yogi import yogi
-from fnnet.optim.schedules import (
-    constant_schedule,
-    cosine_decay_schedule,
+from fnnet.optim.line_search import Search, backtracking, wolfe
+from fnnet.optim.schedules.cycle import (
     cosine_onecycle_schedule,
     cosine_restarts_schedule,
+    linear_onecycle_schedule,
+    sgdr_schedule,
+)
+from fnnet.optim.schedules.decay import (
+    constant_schedule,
+    cosine_decay_schedule,
     exponential_decay,
     inverse_time_schedule,
-    join_schedules,
-    linear_onecycle_schedule,
     linear_schedule,
+    polynomial_schedule,
+    step_decay_schedule,
+)
+from fnnet.optim.schedules.piecewise import (
+    join_schedules,
     piecewise_constant_schedule,
     piecewise_interpolate_schedule,
-    polynomial_schedule,
-    sgdr_schedule,
-    step_decay_schedule,
+)
+from fnnet.optim.schedules.warm_up import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
     warmup_exponential_decay_schedule,
@@ -57,21 +71,14 @@ from fnnet.optim.schedules import (
 )
 from fnnet.optim.second_order.conjugate_gradient import conjugate_gradient
 from fnnet.optim.second_order.gauss_newton import gauss_newton
-from fnnet.optim.second_order.gradient_descent import gradient_descent
 from fnnet.optim.second_order.hessian_free import hessian_free
+from fnnet.optim.second_order.hutchinson import hutchinson_estimator_diag_hessian
 from fnnet.optim.second_order.lbfgs import lbfgs
 from fnnet.optim.second_order.levenberg_marquardt import levenberg_marquardt
-from fnnet.optim.second_order.line_search import Search, backtracking, wolfe
 from fnnet.optim.second_order.natural_gradient import natural_gradient
 from fnnet.optim.second_order.newton_cg import newton_cg
-from fnnet.optim.transforms.average import (
-    averaged_params,
-    ema_params,
-    exponential_average,
-    exponential_average_init,
-    exponential_average_update,
-    mean_params,
-)
+from fnnet.optim.second_order.sophia import sophia
+from fnnet.optim.transforms.average_params import averaged_params, ema_params, mean_params
 from fnnet.optim.transforms.clip import adaptive_grad_clip, clip, clip_by_global_norm, clip_by_norm
 from fnnet.optim.transforms.noise import add_noise
 from fnnet.optim.transforms.proximal_l1 import proximal_l1
@@ -81,12 +88,7 @@ from fnnet.optim.twins import TWINS, Twin
 from fnnet.optim.wrappers.accumulate import accumulate
 from fnnet.optim.wrappers.lookahead import LookaheadParams, lookahead
 from fnnet.optim.wrappers.sam import sam
-from fnnet.optim.wrappers.schedule_free import (
-    schedule_free,
-    schedule_free_adamw,
-    schedule_free_eval_params,
-    schedule_free_sgd,
-)
+from fnnet.optim.wrappers.schedule_free import schedule_free, schedule_free_eval_params
 
 __all__ = [
     "TWINS",

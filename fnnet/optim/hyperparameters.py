@@ -1,4 +1,4 @@
-"""What every optimizer does with its hyperparameters: read a schedule, and keep the dtype of what it scales."""
+"""What all optimizers do with hyperparameters and state: check, evaluate schedules, copy, and keep dtypes."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -14,50 +14,50 @@ Schedule: TypeAlias = Callable[[Any], ArrayLike]
 ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
-def check_scheduled(optimizer: str, name: str, value: Any) -> None:
-    """Raises TypeError for what is neither a number nor a schedule."""
+def check_number_or_schedule(optimizer: str, name: str, value: Any) -> None:
+    """Raises TypeError if the value is neither a number nor a schedule."""
     if value is None or isinstance(value, str):
         raise TypeError(f"{optimizer}: {name}={value!r}, wanted a number or a schedule: step -> number")
 
 
-def check_rate(optimizer: str, learning_rate: Any) -> None:
-    """Raises where the learning rate is neither a number that may be one (0 or more) nor a schedule."""
-    check_scheduled(optimizer, "learning_rate", learning_rate)
+def check_learning_rate(optimizer: str, learning_rate: Any) -> None:
+    """Raises TypeError or ValueError unless the learning rate is a number, 0 or more, or a schedule."""
+    check_number_or_schedule(optimizer, "learning_rate", learning_rate)
     check.between(optimizer, "learning_rate", learning_rate, 0)
 
 
 def at_step(value: ScalarOrSchedule, step: jax.Array | None) -> Any:
-    """The value of a schedule at a step, which counts from 0; a number is the same at all steps."""
+    """The value of a schedule at a step, counted from 0. A number is its own value at every step."""
     return value(step) if callable(value) else value
 
 
-def first_step(*values: ScalarOrSchedule) -> jax.Array | None:
-    """The step's counter at 0, int32[], or None where no value is a schedule: nobody reads it, and it has a cost."""
+def init_step(*values: ScalarOrSchedule) -> jax.Array | None:
+    """The step counter, int32[] 0; None if no value is a schedule, since nothing would read the counter."""
     return jnp.zeros([], jnp.int32) if any(map(callable, values)) else None
 
 
 def next_step(step: jax.Array | None) -> jax.Array | None:
-    """One step more; the last that int32 holds stays."""
+    """The step counter plus 1. It stays at the largest int32."""
     return None if step is None else optax.safe_increment(step)
 
 
-def zeros(params: optax.Params) -> optax.Params:
-    """Zeros like params, new ones at each call: a state whose leaves share a buffer could not be donated."""
+def zeros_like(params: optax.Params) -> optax.Params:
+    """Zeros like params. Each call makes new arrays: a state whose leaves share a buffer could not be donated."""
     return jax.tree.map(jnp.zeros_like, params)
 
 
-def copies(params: optax.Params) -> optax.Params:
-    """Copies of the params for a state: both may then be donated to a compiled step."""
+def copy_tree(params: optax.Params) -> optax.Params:
+    """Copies of the params to keep in a state, so that both can be donated to a compiled step."""
     return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
 
 
 def times(scalar: ArrayLike, x: jax.Array) -> jax.Array:
-    """scalar * x in the dtype of x: a learning rate in float32, mapped over by vmap, leaves bfloat16 what it is."""
+    """scalar * x in the dtype of x: a float32 learning rate mapped by vmap leaves bfloat16 params bfloat16."""
     return jnp.asarray(scalar, x.dtype) * x
 
 
-def like(new: Any, old: Any) -> Any:
-    """The tree `new` in the dtypes of `old`, so that a state is a scan's carry whatever the hyperparameters' dtype."""
+def cast_like(new: Any, old: Any) -> Any:
+    """`new` in the dtypes of `old`, so that a state can be a scan's carry whatever the hyperparameters' dtypes."""
     return jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
 
 

@@ -1,4 +1,4 @@
-"""Each optimizer beside its twin: the same rule in optax, with the same arguments."""
+"""Each optimizer and its twin: the same rule in optax, with the same arguments."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,15 +28,16 @@ from fnnet.optim.first_order.prodigy import prodigy
 from fnnet.optim.first_order.radam import radam
 from fnnet.optim.first_order.rmsprop import rmsprop
 from fnnet.optim.first_order.rprop import rprop
+from fnnet.optim.first_order.schedule_free_adamw import schedule_free_adamw
+from fnnet.optim.first_order.schedule_free_sgd import schedule_free_sgd
 from fnnet.optim.first_order.sgd import sgd
 from fnnet.optim.first_order.yogi import yogi
-from fnnet.optim.wrappers.schedule_free import schedule_free_adamw, schedule_free_sgd
 
 MakeOptimizer = Callable[..., optax.GradientTransformationExtraArgs]
 
 
 class Twin(NamedTuple):
-    """Two makers of one rule: both take `learning_rate` and the other arguments by the same names."""
+    """Two functions that make the same optimizer. Both take the same arguments, `learning_rate` among them."""
 
     ours: MakeOptimizer
     baseline: MakeOptimizer
@@ -47,7 +48,7 @@ TWINS: dict[str, Twin] = {
     "momentum": Twin(momentum, partial(optax.sgd, momentum=0.9)),
     "nesterov": Twin(nesterov, partial(optax.sgd, momentum=0.9, nesterov=True)),
     "adagrad": Twin(adagrad, optax.adagrad),
-    "adadelta": Twin(adadelta, partial(optax.adadelta, learning_rate=1.0)),  # None ascends in optax 0.2.8
+    "adadelta": Twin(adadelta, partial(optax.adadelta, learning_rate=1.0)),  # with None, optax 0.2.8 ascends
     "rmsprop": Twin(rmsprop, optax.rmsprop),
     "rmsprop_centered": Twin(partial(rmsprop, centered=True), partial(optax.rmsprop, centered=True)),
     "rmsprop_momentum": Twin(partial(rmsprop, momentum=0.9), partial(optax.rmsprop, momentum=0.9)),
@@ -63,11 +64,11 @@ TWINS: dict[str, Twin] = {
     "yogi": Twin(yogi, optax.yogi),
     "adan": Twin(adan, optax.adan),
     "lion": Twin(lion, optax.lion),
-    "rprop": Twin(partial(rprop, one_step_late=True), optax.rprop),  # late by mistake in optax 0.2.8
+    "rprop": Twin(partial(rprop, one_step_late=True), optax.rprop),  # optax 0.2.8 is one step late by mistake
     "lars": Twin(lars, optax.lars),
     "lamb": Twin(lamb, optax.lamb),
     "adafactor": Twin(adafactor, optax.adafactor),
-    # From the default, 1e-6, params in half precision do not move.
+    # Params in half precision do not move if it starts from the default, 1e-6.
     "prodigy": Twin(partial(prodigy, estim_lr0=0.1), partial(optax.contrib.prodigy, estim_lr0=0.1)),
     "schedule_free_sgd": Twin(schedule_free_sgd, optax.contrib.schedule_free_sgd),
     "schedule_free_adamw": Twin(schedule_free_adamw, optax.contrib.schedule_free_adamw),

@@ -1,4 +1,4 @@
-"""Params as one vector, for methods that treat all of them together."""
+"""Params as one vector, for methods that treat all params together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,12 @@ Unflatten = Callable[[jax.Array], Any]
 
 
 def as_vector(method: str, params: optax.Params) -> tuple[jax.Array, Unflatten]:
-    """The params as one vector, in float32 at least, and the way back to the tree in its own dtypes."""
+    """Returns the params as one vector, in float32 at least, and a function back to the tree in its own dtypes."""
     flat, unravel = ravel_pytree(params)
     if flat.size and not jnp.issubdtype(flat.dtype, jnp.floating):
         raise TypeError(
             f"{method}: params are {check.describe(params)}, wanted real floating point; "
-            "take the real and imaginary parts of complex numbers as two arrays"
+            "store the real and imaginary parts of complex numbers as two arrays"
         )
     x = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
     return x, lambda x: unravel(x.astype(flat.dtype))

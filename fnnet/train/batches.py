@@ -11,7 +11,11 @@ from fnnet import check
 
 
 def count_examples(name: str, part: Any) -> int:
-    """How many examples a part of the data holds, or raises where it is no dict of x and y of one length."""
+    """The number of examples in a part of the data, a dict with x and y.
+
+    Raises:
+        ValueError: the part is not such a dict, or its arrays differ in length or are empty.
+    """
     if not isinstance(part, Mapping) or not {"x", "y"} <= set(part):
         raise ValueError(f"{name} is {check.describe(part)}, wanted a dict with x and y")
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(part)}
@@ -23,40 +27,42 @@ def count_examples(name: str, part: Any) -> int:
     return leading.pop()[0]
 
 
-def order_at(key: chex.PRNGKey, step: chex.Numeric, n: int, batch_size: int) -> jax.Array:
-    """The permutation, int32[n], of the epoch that a step belongs to: where a run goes on in the middle of one."""
+def epoch_order(key: chex.PRNGKey, step: chex.Numeric, n: int, batch_size: int) -> jax.Array:
+    """The permutation, int32[n], of the epoch that a step belongs to. A run that resumes mid-epoch starts with it."""
     epoch = step // (n // batch_size)
-    # The order of random numbers. `jax.random.permutation` sorts twice where two of them may be alike; here two
-    # examples with one number (of 60,000 one such pair in two epochs) keep their order.
+    # Sort random numbers. `jax.random.permutation` sorts twice because two of them may be equal. Here, two examples
+    # with equal numbers keep their order: for 60,000 examples that is one pair in two epochs.
     return jnp.argsort(jax.random.bits(jax.random.fold_in(key, epoch), (n,))).astype(jnp.int32)
 
 
-def take(
+def next_batch(
     key: chex.PRNGKey, order: jax.Array, step: jax.Array, examples: Any, batch_size: int
 ) -> tuple[jax.Array, Any]:
     """The batch of a step.
 
-    Each epoch of n // batch_size steps goes through a new permutation; the n % batch_size examples that are
-    left over at its end are others each time.
+    Each epoch has n // batch_size steps and goes through a new permutation. The n % batch_size examples that are
+    left over at the end of an epoch are different ones each time.
 
     Args:
         key: of the run, the same at each step.
-        order: int32[n], the epoch's permutation, handed on from step to step; anything where an epoch begins.
+        order: int32[n], the epoch's permutation, passed on from step to step. At the first step of an epoch it is
+            replaced, so any value will do.
         step: int32[], steps taken.
         examples: pytree of arrays with leading axis n.
-        batch_size: examples a batch, n at most.
+        batch_size: examples per batch, at most n.
 
     Returns:
         (order, batch).
     """
     n = order.shape[0]
-    place = step % (n // batch_size)
-    # The step has no key in it, so under vmap over keys the condition stays one: no epoch is sorted twice.
+    position = step % (n // batch_size)
+    # The step does not depend on the key, so under vmap over keys this stays one condition and no epoch is sorted
+    # at each step.
     order = jax.lax.cond(
-        place == 0,
-        lambda order: order_at(key, step, n, batch_size),
+        position == 0,
+        lambda order: epoch_order(key, step, n, batch_size),
         lambda order: order,
         order,
     )
-    chosen = jax.lax.dynamic_slice_in_dim(order, place * batch_size, batch_size)
-    return order, jax.tree.map(lambda a: a[chosen], examples)
+    indices = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+    return order, jax.tree.map(lambda a: a[indices], examples)

@@ -23,21 +23,22 @@ def evaluate(
     batch_size: int = 1000,
     mesh: Mesh | None = None,
 ) -> dict[str, jax.Array]:
-    """Losses and metrics over a part of the data, some examples at a time.
+    """Losses and metrics over a part of the data, computed in batches.
 
     Args:
         net: the network.
-        measures: functions `(prediction, target) -> one value an example`, whose means are taken, or
-            `fn.metrics.Metric`s, by name.
+        measures: by name, functions `(prediction, target) -> one value per example`, which are averaged, or
+            `fn.metrics.Metric`s.
         params: its params.
         state: its state.
         part: dict of arrays "x" and "y" with one leading axis.
-        batch_size: examples at once.
-        mesh: devices among which they are split, over its axis "data"; a part too small for that is not.
+        batch_size: examples per batch.
+        mesh: devices over which each batch is split, along the mesh's axis "data". A part with fewer examples than
+            devices is not split.
 
     Raises:
-        ValueError: the part is no dict with x and y, or its arrays differ in length; the batch size is not
-            positive; a measure is not one value an example.
+        ValueError: the part is not a dict with x and y, or its arrays differ in length; the batch size is not
+            positive; a measure does not return one value per example.
 
     Example:
         >>> net = fn.dense(1, w_init=fn.initializers.zeros)
@@ -52,21 +53,22 @@ def evaluate(
 
     metrics = {name: mean(f, name) for name, f in measures.items()}
     size = min(batch_size, n)
-    if split := mesh is not None and size >= mesh.shape["data"]:
+    if is_sharded := mesh is not None and size >= mesh.shape["data"]:
         size -= size % mesh.shape["data"]
 
-    def add(totals: Any, begin: jax.Array) -> tuple[Any, None]:
-        # The last batch reaches back to be a whole one, so that one size is compiled; what it repeats does not count.
-        first = jnp.minimum(begin, n - size)
+    def add_batch(totals: Any, start: jax.Array) -> tuple[Any, None]:
+        # The last batch starts earlier if it would be too short, so that one size is compiled. The mask leaves out
+        # the examples that were counted before.
+        first = jnp.minimum(start, n - size)
         batch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), part)
-        if mesh is not None and split:
+        if mesh is not None and is_sharded:
             batch = shard_batch(batch, mesh)
-        mask = first + jnp.arange(size) >= begin if n % size else None
+        mask = first + jnp.arange(size) >= start if n % size else None
         prediction, _ = net.apply(params, state, batch["x"], train=False)
         return {
             name: m.update(totals[name], prediction, batch["y"], mask) for name, m in metrics.items()
         }, None
 
     totals = {name: m.init() for name, m in metrics.items()}
-    totals, _ = jax.lax.scan(add, totals, jnp.arange(0, n, size))
+    totals, _ = jax.lax.scan(add_batch, totals, jnp.arange(0, n, size))
     return {name: m.result(totals[name]) for name, m in metrics.items()}

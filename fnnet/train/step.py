@@ -1,11 +1,13 @@
-"""One step of training, a pure function, for a loop of one's own."""
+"""One training step, a pure function, for your own training loop."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fnnet import check
@@ -16,20 +18,44 @@ Batch = Mapping[str, Any]
 
 
 class TrainState(NamedTuple):
-    """What one step hands to the next."""
+    """What one step passes to the next."""
 
     params: Params
-    state: State  # the layers' own, such as running averages
+    state: State  # of the layers, such as running averages
     opt_state: optax.OptState
     step: jax.Array  # int32[], steps taken
 
+    def __repr__(self) -> str:
+        return describe_fields(
+            "TrainState",
+            params=describe_tree(self.params),
+            state=describe_tree(self.state),
+            opt_state=describe_tree(self.opt_state),
+            step=describe_array(self.step),
+        )
+
+
+class TrainingStep(Protocol):
+    """The function that `make_step` returns."""
+
+    def __call__(
+        self, train_state: TrainState, batch: Batch, key: chex.PRNGKey
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The state after the step, and the metrics of the batch."""
+        ...
+
 
 def check_metrics(metrics: Mapping[str, PerExample | Metric] | None) -> dict[str, Metric]:
-    """The metrics by name, or raises: none may take the place of the loss."""
+    """The metrics by name.
+
+    Raises:
+        TypeError: metrics is not a dict.
+        ValueError: a metric has a name that training uses itself, such as "loss".
+    """
     if not isinstance(metrics, Mapping | None):
         raise TypeError(f"metrics={metrics!r}, wanted a dict of functions by name")
-    if taken := sorted({"loss", "penalty", "gradient_norm"} & set(metrics or {})):
-        raise ValueError(f"metrics has {taken}, which training reports itself; choose other names")
+    if reserved := sorted({"loss", "penalty", "gradient_norm"} & set(metrics or {})):
+        raise ValueError(f"metrics has {reserved}, which training reports itself; choose other names")
     return {name: mean(f, name) for name, f in (metrics or {}).items()}
 
 
@@ -44,9 +70,13 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey
 
     Example:
         >>> net = fn.dense(1)
-        >>> before = fn.train.start(net, fn.optim.sgd(0.1), jax.random.key(0), jnp.ones((8, 2)))
-        >>> int(before.step), before.params["w"].shape
-        (0, (2, 1))
+        >>> fn.train.start(net, fn.optim.adam(0.1), jax.random.key(0), jnp.ones((8, 2)))
+        TrainState(
+            params: 2 arrays, 3 numbers
+            state: {}
+            opt_state: 5 arrays, 7 numbers
+            step: 0
+        )
     """
     params, state = net.init(key, x)
     return TrainState(params, state, optimizer.init(params), jnp.zeros([], jnp.int32))
@@ -61,53 +91,55 @@ def make_step(
     penalty: Callable[[Params], jax.Array] | None = None,
     gradient_norm: bool = False,
     skip_if: Callable[[dict[str, jax.Array]], jax.Array] | None = None,
-) -> Callable[[TrainState, Batch, chex.PRNGKey], tuple[TrainState, dict[str, jax.Array]]]:
-    """One step: the loss of a batch, its gradient by backprop, the optimizer's update.
+) -> TrainingStep:
+    """One training step: the loss of a batch, its gradient by backprop, and the optimizer's update.
 
         L(theta) = mean_i loss(net(x_i; theta), y_i) + penalty(theta)
         theta <- theta + update(dL/dtheta)
 
     Args:
         net: the network.
-        loss: `(prediction, target) -> one value an example`.
-        optimizer: from `fnnet.optim` or optax. Its update is given, besides the params, `value`, `grad` and
-            `value_fn` (params -> L), for line searches; and `predict_fn` (params -> prediction) and `loss_fn`
+        loss: `(prediction, target) -> one value per example`.
+        optimizer: from `fnnet.optim` or optax. Besides the params, its update gets `value`, `grad` and `value_fn`
+            (params -> L), for line searches, and `predict_fn` (params -> prediction) and `loss_fn`
             (prediction -> the mean loss, without the penalty), for second-order methods.
-        metrics: functions of the form of a loss, or `fn.metrics.Metric`s, by name; their means, or results, over the
-            batch are returned. They are not differentiated.
-        penalty: a function of the params that is added to the loss, `lambda p: 1e-4 * fn.losses.l2(p)` say.
+        metrics: by name, functions `(prediction, target) -> one value per example`, or `fn.metrics.Metric`s. Their
+            values over the batch are returned. They are not differentiated.
+        penalty: a function of the params that is added to the loss, such as `lambda p: 1e-4 * fn.losses.l2(p)`.
         gradient_norm: whether to return the Euclidean norm of the whole gradient, too.
-        skip_if: `metrics -> bool[]`; a step for which it is true changes nothing but the number of steps:
-            `lambda seen: ~jnp.isfinite(seen["loss"])` say.
+        skip_if: `metrics -> bool[]`. A step for which it is true changes only the number of steps. An example is
+            `lambda metrics: ~jnp.isfinite(metrics["loss"])`.
 
     Returns:
-        `step(train_state, batch, key) -> (train_state, metrics)`, pure: jit it, scan it. The batch is a dict
-        with "x" and "y"; metrics has "loss", without the penalty, and, where there is one, "penalty"; and
-        "gradient_norm" if that is asked for.
+        `step(train_state, batch, key) -> (train_state, metrics)`, a pure function: jit it, scan it. The batch is a
+        dict with "x" and "y". The returned metrics have "loss", without the penalty; "penalty" if there is one; and
+        "gradient_norm" if it was asked for.
 
     Raises:
-        TypeError: metrics is no dict.
-        ValueError: a metric is called "loss", "penalty" or "gradient_norm"; the loss or a metric is not one value
-            an example; the penalty is no scalar.
+        TypeError: metrics is not a dict.
+        ValueError: a metric is called "loss", "penalty" or "gradient_norm"; the loss or a metric does not return one
+            value per example; the penalty is not a scalar.
 
     Example:
         >>> net, optimizer = fn.dense(1), fn.optim.sgd(0.1)
         >>> step = jax.jit(fn.train.make_step(net, fn.losses.mean_squared_error, optimizer))
         >>> batch = {"x": jnp.ones((8, 2)), "y": jnp.ones((8, 1))}
-        >>> now = fn.train.start(net, optimizer, jax.random.key(0), batch["x"])
+        >>> train_state = fn.train.start(net, optimizer, jax.random.key(0), batch["x"])
         >>> for i in range(30):
-        ...     now, metrics = step(now, batch, jax.random.key(i))
+        ...     train_state, metrics = step(train_state, batch, jax.random.key(i))
         >>> bool(metrics["loss"] < 1e-6)
         True
     """
     metrics = check_metrics(metrics)
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def step(now: TrainState, batch: Batch, key: chex.PRNGKey) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(
+        train_state: TrainState, batch: Batch, key: chex.PRNGKey
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         x, y = jax.tree.map(jnp.asarray, (batch["x"], batch["y"]))
 
         def predict(params: Params) -> tuple[Any, State]:
-            return net.apply(params, now.state, x, key=key, train=True)
+            return net.apply(params, train_state.state, x, key=key, train=True)
 
         def mean_loss(prediction: Any) -> jax.Array:
             return jnp.mean(per_example("loss", loss, prediction, y))
@@ -121,37 +153,72 @@ def make_step(
                     raise ValueError(f"penalty is {check.describe(terms['penalty'])}, wanted a scalar")
             return jnp.asarray(sum(terms.values())), (prediction, state, terms)
 
-        # optax's line searches hand all further arguments of update on to value_fn, and raise if it takes none.
+        # optax's line searches pass all further arguments of update on to value_fn, and raise if it takes none.
         def value_fn(params: Params, predict_fn: Any = None, loss_fn: Any = None) -> jax.Array:
             return objective(params)[0]
 
-        (value, (prediction, state, terms)), grads = jax.value_and_grad(objective, has_aux=True)(now.params)
-        seen = {name: m.result(m.update(m.init(), prediction, y)) for name, m in metrics.items()}
-        seen |= terms
+        (value, (prediction, state, terms)), grads = jax.value_and_grad(objective, has_aux=True)(
+            train_state.params
+        )
+        batch_metrics = {name: m.result(m.update(m.init(), prediction, y)) for name, m in metrics.items()}
+        batch_metrics |= terms
         if gradient_norm:
-            seen["gradient_norm"] = optax.tree.norm(grads)
+            batch_metrics["gradient_norm"] = optax.tree.norm(grads)
 
-        def take() -> tuple[Params, optax.OptState]:
+        def apply_update() -> tuple[Params, optax.OptState]:
             updates, opt_state = optimizer.update(
                 grads,
-                now.opt_state,
-                now.params,
+                train_state.opt_state,
+                train_state.params,
                 value=value,
                 grad=grads,
                 value_fn=value_fn,
                 predict_fn=lambda params: predict(params)[0],
                 loss_fn=mean_loss,
             )
-            return optax.apply_updates(now.params, updates), opt_state
+            return optax.apply_updates(train_state.params, updates), opt_state
+
+        def keep() -> tuple[Params, optax.OptState]:
+            return train_state.params, train_state.opt_state
 
         if skip_if is None:
-            params, opt_state = take()
+            params, opt_state = apply_update()
         else:
-            good = ~skip_if(seen)
-            # A condition, as a selection would read and write everything twice. In this order, as the other way round
-            # XLA's CPU backend copies params and optimizer at each step.
-            params, opt_state = jax.lax.cond(good, take, lambda: (now.params, now.opt_state))
-            state = jax.tree.map(lambda new, old: jnp.where(good, new, old), state, now.state)
-        return TrainState(params, state, opt_state, now.step + 1), seen
+            accepted = ~skip_if(batch_metrics)
+            # A condition, because a selection would read and write everything twice. The update is the first branch:
+            # in the other order XLA's CPU backend copies params and optimizer state at each step.
+            params, opt_state = jax.lax.cond(accepted, apply_update, keep)
+            state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), state, train_state.state)
+        return TrainState(params, state, opt_state, train_state.step + 1), batch_metrics
 
     return step
+
+
+def describe_fields(name: str, **fields: str) -> str:
+    """A repr with one line for each field."""
+    return "\n".join([f"{name}(", *(f"    {field}: {text}" for field, text in fields.items()), ")"])
+
+
+def describe_tree(tree: Any) -> str:
+    """How many arrays and numbers a tree holds. It may hold tracers, shapes or arrays that were donated."""
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return repr(tree) if isinstance(tree, dict) else "no arrays"
+    if leaves[0] is tree:
+        return describe_array(tree)
+    numbers = sum(math.prod(np.shape(leaf)) for leaf in leaves)
+    return f"{len(leaves):,} {_plural('array', len(leaves))}, {numbers:,} {_plural('number', numbers)}"
+
+
+def describe_array(x: Any) -> str:
+    """A scalar's value where it is known, else the dtype and the shape."""
+    has_no_value = isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct)
+    if isinstance(x, jax.Array) and not has_no_value:
+        has_no_value = x.is_deleted() or not x.is_fully_addressable
+    if has_no_value or np.shape(x) != ():
+        return check.describe(x)
+    return str(x)
+
+
+def _plural(noun: str, n: int) -> str:
+    return noun if n == 1 else noun + "s"

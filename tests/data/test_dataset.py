@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fnnet import data
 from fnnet.data import Dataset
+from tests.arrays import array, zeros
 
 shares = st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.4])
 
@@ -36,7 +37,7 @@ def test_every_example_is_in_one_part_with_its_label(class_sizes, valid, test, s
         parts = parts_of(data.split(examples, valid=valid, test=test, seed=seed, stratify=stratify))
     except ValueError:
         return  # when that may happen is tested below
-    numbers = np.concatenate([part["x"][:, 0] for part in parts]).astype(int)
+    numbers = np.concatenate([part["x"][:, 0] for part in parts]).astype(np.int32)
     labels = np.concatenate([part["y"] for part in parts])
     assert sorted(numbers) == list(range(sum(class_sizes)))
     np.testing.assert_array_equal(labels, examples["y"][numbers])
@@ -90,7 +91,7 @@ def test_parts_of_no_share_are_none():
 
 def test_targets_that_are_no_labels_and_trees_of_inputs():
     examples = {
-        "x": {"a": np.arange(10), "b": jnp.zeros((10, 3))},
+        "x": {"a": np.arange(10), "b": zeros((10, 3))},
         "y": np.linspace(0, 1, 10),
         "w": np.ones(10),
     }
@@ -160,7 +161,7 @@ def test_standardize_by_channel():
 
 
 def test_what_is_constant_is_only_shifted():
-    dataset = Dataset({"x": jnp.full((9, 2), 0.1)}, None, {"x": jnp.full((1, 2), 2.1)})
+    dataset = Dataset({"x": array(np.full((9, 2), 0.1))}, None, {"x": array(np.full((1, 2), 2.1))})
     scaled = data.standardize(dataset)
     assert scaled.valid is None
     np.testing.assert_array_equal(scaled.train["x"], np.zeros((9, 2)))
@@ -184,7 +185,7 @@ def test_a_large_mean_costs_no_precision():
 
 
 def test_half_precision_comes_back_in_single():
-    x = jnp.arange(8, dtype=jnp.bfloat16)[:, None]
+    x = array(np.arange(8, dtype=jnp.bfloat16))[:, None]
     scaled = data.standardize(Dataset({"x": x})).train["x"]
     assert scaled.dtype == jnp.float32
     wide = np.arange(8.0)[:, None]
@@ -193,9 +194,9 @@ def test_half_precision_comes_back_in_single():
 
 def test_standardize_says_what_is_wrong():
     with pytest.raises(TypeError, match=r"uint8\[2,2\], wanted floating point"):
-        data.standardize(Dataset({"x": jnp.zeros((2, 2), jnp.uint8)}))
+        data.standardize(Dataset({"x": zeros((2, 2), jnp.uint8)}))
     with pytest.raises(TypeError, match="wanted floating point"):
-        data.standardize(Dataset({"x": jnp.zeros((2, 2))}, {"x": jnp.zeros((2, 2), int)}))
+        data.standardize(Dataset({"x": zeros((2, 2))}, {"x": zeros((2, 2), int)}))
     with pytest.raises(ValueError, match="axis=1, wanted the examples' axis 0"):
         data.standardize(random_dataset(), axis=1)
     with pytest.raises(ValueError, match=r"axis=\(\), wanted the examples' axis 0"):

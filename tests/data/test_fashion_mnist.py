@@ -224,8 +224,8 @@ def test_a_folder_that_lacks_files_raises_at_once(tmp_path, monkeypatch, server)
 @pytest.mark.parametrize(
     "name, array, message",
     [
-        (NAMES[0], np.zeros((60, 28, 27), np.uint8), r"uint8\[60,28,27\], wanted pictures uint8\[n,28,28\]"),
-        (NAMES[0], ARRAYS[NAMES[1]], r"uint8\[60\], wanted pictures"),
+        (NAMES[0], np.zeros((60, 28, 27), np.uint8), r"uint8\[60,28,27\], wanted images uint8\[n,28,28\]"),
+        (NAMES[0], ARRAYS[NAMES[1]], r"uint8\[60\], wanted images"),
         (NAMES[1], np.zeros(59, np.uint8), r"uint8\[59\].*wanted a label from 0 to 9.*uint8\[60\]"),
         (NAMES[1], np.arange(60, dtype=np.uint8), "the largest 59, wanted a label from 0 to 9"),
         (NAMES[3], np.zeros((20, 1), np.uint8), r"uint8\[20,1\]"),
@@ -302,7 +302,7 @@ def three_ways(error, folder):
     assert "package dataset-fashion-mnist" in message
     assert "$FNNET_DATA" in message
     assert all(name in message for name in NAMES)
-    assert f"network, which fills {folder}" in message
+    assert f"network connection, which fills {folder}" in message
 
 
 def test_a_connection_that_ends_early_leaves_nothing_behind(cache, server):

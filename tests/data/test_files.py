@@ -153,13 +153,13 @@ x, y = np.zeros((4, 2), np.float32), np.zeros(4, np.int32)
         ),
         (ValueError, "wanted arrays with equal leading axes", {"x": np.float32(1)}),
         (ValueError, "batch 0 is {}, wanted arrays", {}),
-        (ValueError, "got no example, wanted one at least", {"x": x[:0]}),
-        (ValueError, "got no example, wanted one at least", []),
-        (ValueError, "the name '../x' is to be that of a file", {"../x": x}),
-        (ValueError, "the name 0 is to be that of a file", {0: x}),
+        (ValueError, "got no example, wanted at least one", {"x": x[:0]}),
+        (ValueError, "got no example, wanted at least one", []),
+        (ValueError, "the name '../x' cannot be that of a file", {"../x": x}),
+        (ValueError, "the name 0 cannot be that of a file", {0: x}),
         (
             ValueError,
-            r"batch 1 is .*names, dtypes and further axes as in the first batch",
+            r"batch 1 is .*names, dtypes and other axes as in the first batch",
             [{"x": x}, {"x": x[:, :1]}],
         ),
         (ValueError, r"batch 1 is {x: int32\[4\]}.*first batch: {x: float32\[0,2\]}", [{"x": x}, {"x": y}]),
@@ -215,13 +215,13 @@ def rewrite(folder, change):
 
 def test_files_that_are_missing(folder):
     with pytest.raises(
-        FileNotFoundError, match="nowhere is no folder; wanted a folder that save_arrays wrote"
+        FileNotFoundError, match="nowhere is not a folder; wanted a folder that save_arrays wrote"
     ):
         data.open_arrays(folder / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"in has no arrays\.json"):
         data.open_arrays(folder / "in")
     (folder / "in" / "y.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"in/y\.npy is missing; bring it back"):
+    with pytest.raises(FileNotFoundError, match=r"in/y\.npy is missing; restore it"):
         data.open_arrays(folder)
 
 
@@ -238,7 +238,7 @@ def test_a_file_of_another_content(folder):
         data.open_arrays(folder)
     np.save(folder / "x.npy", x.view(np.int32))
     with pytest.raises(
-        ValueError, match=r"x\.npy is int32\[4,2\], wanted float32\[4,2\], of which arrays\.json"
+        ValueError, match=r"x\.npy is int32\[4,2\], wanted float32\[4,2\], as in arrays\.json"
     ):
         data.open_arrays(folder)
 
@@ -254,8 +254,8 @@ def test_pickles_are_not_read(folder):
     "message, change",
     [
         ("was not written by save_arrays", lambda index: index.pop("format")),
-        ("of version 2, this fnnet reads 1; update fnnet", lambda index: index.update(version=2)),
-        ("of version None", lambda index: index.pop("version")),
+        ("has version 2, this fnnet reads 1; update fnnet", lambda index: index.update(version=2)),
+        ("has version None", lambda index: index.pop("version")),
         (r"damaged \(KeyError", lambda index: index.pop("arrays")),
         (r"damaged \(ValueError\('no names", lambda index: index.update(arrays={})),
         (r"damaged \(KeyError", lambda index: index["arrays"]["x"].pop("bytes")),

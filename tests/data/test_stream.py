@@ -245,7 +245,7 @@ print([[batch["y"].tolist(), batch["x"].tobytes().hex()] for batch in (next(batc
     "message, options",
     [
         (
-            "with batch_size=5, here batch_size=4; make the stream as it was made then",
+            "with batch_size=5, here batch_size=4; use the same arguments as then",
             {"batch_size": 4},
         ),
         ("with seed=0, here seed=1", {"seed": 1}),
@@ -277,7 +277,7 @@ def test_what_is_no_position():
     longer = iter(data.stream(EXAMPLES, 5))
     for _ in range(5):
         next(longer)
-    with pytest.raises(ValueError, match="lies behind the last epoch; make the stream with more epochs"):
+    with pytest.raises(ValueError, match="is after the last epoch; make the stream with more epochs"):
         batches.set_state(longer.get_state())
     assert labels(batches) == wanted
 
@@ -302,7 +302,9 @@ def test_a_short_last_batch_is_shared_where_it_can_be():
     assert [a + b for a, b in zip(*shares, strict=True)] == [
         [*range(i, min(i + 6, 22))] for i in range(0, 22, 6)
     ]
-    with pytest.raises(ValueError, match="batches of 5 and 6 examples, wanted multiples of 2, the processes"):
+    with pytest.raises(
+        ValueError, match="batches of 5 and 6 examples, wanted multiples of 2, the number of processes"
+    ):
         data.stream(EXAMPLES, 6, shuffle=False, shard=(0, 2))
 
 
@@ -328,7 +330,7 @@ def test_a_file_that_vanishes(folder, prefetch):
         equal(next(batches), batch)
     (folder / "x.npy").rename(folder / "away.npy")
     served = 2
-    with pytest.raises(FileNotFoundError, match=r"bring the file back, and resume: .*x\.npy'"):
+    with pytest.raises(FileNotFoundError, match=r"restore the file, and resume: .*x\.npy'"):
         for served in range(2, 12):  # what was read ahead may still come
             equal(next(batches), wanted[served])
     assert served <= 2 + prefetch + 1
@@ -347,7 +349,7 @@ def test_a_file_that_is_cut_off(folder, opened):
     batches = iter(data.stream(opened(folder), 5, prefetch=0))
     next(batches)
     os.truncate(folder / "x.npy", 200)
-    with pytest.raises(OSError, match=r"x\.npy has become shorter, 200 bytes of 680; bring the file back"):
+    with pytest.raises(OSError, match=r"x\.npy has become shorter, 200 bytes of 680; restore the file"):
         next(batches)
 
 
@@ -357,7 +359,7 @@ def test_a_file_that_was_cut_off_before(folder):
     with pytest.raises(OSError, match=r"has become shorter, 200 bytes of 680"):
         next(iter(data.stream(maps, 5)))
     (folder / "x.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"bring the file back"):
+    with pytest.raises(FileNotFoundError, match=r"restore the file"):
         data.stream(maps, 5)
 
 
@@ -406,23 +408,27 @@ nothing = {"x": np.zeros((0, 2))}
 @pytest.mark.parametrize(
     "error, message, args",
     [
-        (ValueError, r"examples are {x: float64\[0,2\]}, wanted arrays with one leading axis", (nothing, 1)),
-        (ValueError, "wanted arrays with one leading axis", ({"x": np.zeros(3), "y": np.zeros(4)}, 1)),
-        (ValueError, "wanted arrays with one leading axis", ({"x": 1.0}, 1)),
-        (ValueError, "wanted arrays with one leading axis", ({}, 1)),
+        (
+            ValueError,
+            r"examples are {x: float64\[0,2\]}, wanted arrays with equal leading axes",
+            (nothing, 1),
+        ),
+        (ValueError, "wanted arrays with equal leading axes", ({"x": np.zeros(3), "y": np.zeros(4)}, 1)),
+        (ValueError, "wanted arrays with equal leading axes", ({"x": 1.0}, 1)),
+        (ValueError, "wanted arrays with equal leading axes", ({}, 1)),
         (TypeError, "wanted a dict of arrays, such as data.train", (data.Dataset(EXAMPLES), 1)),
         (TypeError, "wanted a dict of arrays", (iter(ROWS), 1)),
         (TypeError, r"example 0 is float32\[3,2\], wanted a dict of arrays", (EXAMPLES["x"], 1)),
         (TypeError, "example 0 is None", ([None], 1)),
-        (ValueError, "0 examples, wanted one at least", ([], 1)),
+        (ValueError, "0 examples, wanted at least one", ([], 1)),
         (
             ValueError,
-            r"wanted one at least, and no \.repeat\(\)",
+            r"wanted at least one, and no endless \.repeat\(\)",
             (grain.MapDataset.source(ROWS).repeat(), 1),
         ),
         (
             ValueError,
-            "batch_size=24, wanted 23 at most, the examples there are, or drop_last=False",
+            "batch_size=24, wanted at most 23, the number of examples, or drop_last=False",
             (EXAMPLES, 24),
         ),
         (ValueError, "batch_size=0, wanted at least 1", (EXAMPLES, 0)),
@@ -445,7 +451,11 @@ def test_examples_and_sizes_that_do_not_fit(error, message, args):
         (ValueError, r"shard=\(-1, 2\), wanted", {"shard": (-1, 2)}),
         (ValueError, "shard=2, wanted", {"shard": 2}),
         (ValueError, r"shard=\(0\.0, 1\), wanted", {"shard": (0.0, 1)}),
-        (ValueError, "batches of 5 examples, wanted multiples of 2, the processes", {"shard": (0, 2)}),
+        (
+            ValueError,
+            "batches of 5 examples, wanted multiples of 2, the number of processes",
+            {"shard": (0, 2)},
+        ),
     ],
 )
 def test_options_that_do_not_fit(error, message, options):
@@ -463,12 +473,14 @@ def test_examples_that_differ():
     rows = [*ROWS[:3], {"x": np.zeros((9, 9)), "y": np.int32(0)}]
     with pytest.raises(ValueError) as raised:
         next(iter(data.stream(rows, 4, shuffle=False, prefetch=0)))
-    assert "examples [0 1 2 3] are of different shapes or names" in raised.value.__notes__[0]
+    assert "examples [0 1 2 3] have different shapes or names" in raised.value.__notes__[0]
     with pytest.raises(TypeError, match="example 1 is None, wanted a dict"):
         next(iter(data.stream([ROWS[0], None], 2, shuffle=False)))
 
 
 def test_without_grain(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match=r"grain is missing.*pip install 'fnnet\[data\]'"):
+    with pytest.raises(
+        ImportError, match=r"grain, which reads the batches, is missing.*pip install 'fnnet\[data\]'"
+    ):
         data.stream(EXAMPLES, 5)

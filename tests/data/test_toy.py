@@ -9,6 +9,7 @@ import pytest
 from sklearn.datasets import make_moons
 
 from fnnet import data
+from tests.arrays import array
 
 key = jax.random.key(0)
 
@@ -110,7 +111,7 @@ def test_the_first_classes_have_one_point_more():
     ],
 )
 def test_the_draws_jit_and_vmap(draw):
-    keys, noises = jax.random.split(key, 3), jnp.array([0.1, 0.2, 0.3])
+    keys, noises = jax.random.split(key, 3), array([0.1, 0.2, 0.3])
     many = jax.jit(jax.vmap(draw))(keys, noises)
     assert many["x"].shape == (3, *draw(key, 0.1)["x"].shape)
     for i in range(3):

@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,23 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import layers, side_by_side, training
-from experiments.benchmarks.workloads import Pass, cnn, gpt, gru, lstm, max_pool, mlp, resnet_block
+import fnnet as fn
+from experiments.benchmarks import agreement, forward_backward, layers, side_by_side, train_step, training
+from experiments.benchmarks.forward_backward import Pass
+from experiments.benchmarks.workloads import cnn, gpt, gpt2, gru, lstm, max_pool, mlp, resnet18, resnet_block
+from experiments.benchmarks.workloads.weights import into_fnnet
 from experiments.timing import compare, in_turn
+from tests.arrays import normal
 from tests.experiments.run_command import exit_status
 
 TRAINING: list[tuple[Any, Any]] = [
     (mlp, mlp.Sizes(batch=4, features=(6, 5, 3))),
-    (cnn, cnn.Sizes(batch=2, size=8, channels=(3, 4), hidden=5, classes=3, batches=3)),
+    (cnn, cnn.Sizes(batch=2, size=8, channels=(3, 4), hidden=5, classes=3)),
     (gpt, gpt.Sizes(batch=2, tokens=5, vocabulary=11, layers=1, width=8, heads=2, hidden=12)),
+]
+ACCELERATOR: list[tuple[Any, Any]] = [  # fnnet and PyTorch only
+    (resnet18, resnet18.Sizes(batch=2, size=32, channels=4, classes=5)),
+    (gpt2, gpt2.Sizes(batch=2, tokens=5, vocabulary=11, layers=2, width=8, heads=2)),
 ]
 LAYERS: list[tuple[Any, Any]] = [
     (resnet_block, resnet_block.Sizes(batch=2, size=4, channels=3)),
@@ -35,13 +44,13 @@ def name_of(value: Any) -> str:
 class TestWorkloads:
     @pytest.mark.parametrize(("workload", "sizes"), TRAINING, ids=name_of)
     def test_a_step_learns(self, workload: Any, sizes: Any) -> None:
-        step = workload.fnnet(sizes)
+        step = train_step.fnnet(workload, sizes)
         losses = [float(step()) for _ in range(20)]
         assert losses[-1] < losses[0]  # the state is carried from step to step
 
     @pytest.mark.parametrize(("workload", "sizes"), LAYERS, ids=name_of)
     def test_a_pass_has_gradients_by_x_and_params(self, workload: Any, sizes: Any) -> None:
-        y, slope_x, slopes = workload.fnnet(sizes)()
+        y, slope_x, slopes = forward_backward.fnnet(workload, sizes)()
         given = workload.arrays(sizes)
         assert y.shape == given["c"].shape
         assert slope_x.shape == given["x"].shape
@@ -51,16 +60,83 @@ class TestWorkloads:
 
     @pytest.mark.parametrize(("workload", "sizes"), TRAINING + LAYERS, ids=name_of)
     def test_every_library_has_its_side_and_a_bar(self, workload: Any, sizes: Any) -> None:
-        assert all(callable(getattr(workload, peer)) for peer in side_by_side.PEERS)
+        runner = train_step if (workload, sizes) in TRAINING else forward_backward
+        for side in (side_by_side.OURS, *side_by_side.PEERS):
+            assert callable(getattr(workload, side))
+            assert callable(getattr(runner, side))
         bars = (training if (workload, sizes) in TRAINING else layers).BARS
         assert set(bars[name_of(workload)]) <= set(side_by_side.PEERS)
         leaves = jax.tree.leaves(workload.arrays(sizes))
         assert all(np.any(a) and a.dtype in (np.float32, np.int32) for a in leaves)  # never zeros
 
     def test_steps_inside_a_scan_are_those_outside(self) -> None:
-        _, sizes = TRAINING[1]
-        inside, outside = cnn.fnnet_inside_scan(sizes)(), cnn.fnnet_outside_scan(sizes)()
+        sides = (train_step.fnnet_inside_scan, train_step.fnnet_outside_scan)
+        inside, outside = (side(*TRAINING[1], 3)() for side in sides)
         assert float(inside) == pytest.approx(float(outside), rel=1e-5)
+
+    @pytest.mark.parametrize(("workload", "sizes"), TRAINING + LAYERS, ids=name_of)
+    def test_the_given_weights_are_fnnet_s_params(self, workload: Any, sizes: Any) -> None:
+        given = workload.arrays(sizes)
+        net, weights = workload.fnnet(sizes, given)
+        shapes, _ = jax.eval_shape(net.init, jax.random.key(0), given["x"])
+        params = into_fnnet(jax.tree.map(lambda a: np.full(a.shape, np.nan, a.dtype), shapes), weights)
+        assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
+        drawn = [a for name, a in given.items() if name not in ("x", "y", "c")]
+        sizes_given = sum(np.size(a) for a in jax.tree.leaves(drawn))
+        biases = sizes.hidden if workload is gru else 0  # its inner bias is 0
+        assert sum(int(np.isfinite(a).sum()) for a in jax.tree.leaves(params)) == sizes_given + biases
+
+    @pytest.mark.parametrize(
+        ("workload", "params"), [(resnet18, 11_689_512), (gpt2, 124_475_904)], ids=name_of
+    )
+    def test_params_of_the_large_networks(self, workload: Any, params: int) -> None:
+        """Those of torchvision's resnet18; those of GPT-2 124M, 124,439,808, and of 47 more rows of the table."""
+        sizes = workload.SIZES._replace(batch=1)
+        net, _ = workload.fnnet(sizes, {})
+        shapes, _ = jax.eval_shape(net.init, jax.random.key(0), workload.arrays(sizes)["x"])
+        assert sum(p.size for p in jax.tree.leaves(shapes)) == params
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("peer", side_by_side.PEERS)
+    @pytest.mark.parametrize(("workload", "sizes"), TRAINING + LAYERS, ids=name_of)
+    def test_peers_compute_the_same(self, workload: Any, sizes: Any, peer: str) -> None:
+        pytest.importorskip(peer)
+        runner = train_step if (workload, sizes) in TRAINING else forward_backward
+        runs = [getattr(runner, side)(workload, sizes) for side in (side_by_side.OURS, peer)]
+        ours, theirs = ([a for _ in range(3) for a in agreement.flat(run())] for run in runs)
+        assert agreement.difference(ours, theirs) < 1e-4
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("side", ["fnnet", "torch"])
+    @pytest.mark.parametrize(("workload", "sizes"), ACCELERATOR, ids=name_of)
+    def test_the_accelerator_s_networks_learn_in_bfloat16(self, workload: Any, sizes: Any, side: str) -> None:
+        library = pytest.importorskip({"fnnet": "jax.numpy"}.get(side, side))
+        given = workload.arrays(sizes)
+        step = getattr(train_step, side)(workload, sizes, dtype=library.bfloat16)
+        losses = [float(step()) for _ in range(10)]
+        assert losses[0] == pytest.approx(np.log(given["y"].max() + 1), rel=0.7)
+        assert losses[-1] < losses[0]
+        if side == "torch":
+            net, _ = workload.fnnet(sizes, given)
+            shapes, _ = jax.eval_shape(net.init, jax.random.key(0), given["x"])
+            count = sum(p.numel() for p in workload.torch(sizes, given).parameters())
+            assert count == sum(p.size for p in jax.tree.leaves(shapes))
+
+    def test_attention_around_a_function(self) -> None:
+        """The attention of GPT-2 with cuDNN, here with the functions' other implementation; it is causal."""
+        x = normal(2, 5, 8)
+        attends = (fn.dot_product_attention, jax.nn.dot_product_attention)
+        for attend, causal in zip(attends, ({"causal": True}, {"is_causal": True}), strict=True):
+            layer = gpt2.self_attention(2, 8, partial(attend, **causal))
+            params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+            params = jax.tree.map(lambda a: normal(*a.shape, seed=a.size), params)
+            run = jax.jit(layer)
+            y = np.asarray(run(params, x))
+            later = np.concatenate([x[:, :3], x[:, 3:] + 1], axis=1)
+            np.testing.assert_allclose(run(params, later)[:, :3], y[:, :3], rtol=1e-5)
+            if attend is attends[0]:
+                first = y
+        np.testing.assert_allclose(y, first, rtol=1e-4, atol=1e-5)
 
     def test_compile_time_by_depth(self, monkeypatch: pytest.MonkeyPatch) -> None:
         blocks = []
@@ -117,12 +193,10 @@ class TestSideBySide:
     def test_difference(self) -> None:
         ours = Pass(np.array([1.0, 2.0]), np.array([3.0]), [np.array([3.0]), np.array([[4.0]])])
         theirs = Pass(np.array([1.0, 2.5]), np.array([3.0]), [np.array([5.0])])  # the norm is the same
-        assert side_by_side.difference(side_by_side.flat(ours), side_by_side.flat(theirs)) == pytest.approx(
-            0.2
-        )
-        assert side_by_side.difference([np.array(np.nan)], [np.array(1.0)]) == np.inf
-        with pytest.raises(ValueError, match=r"\(2,\), the other \(1,\)"):
-            side_by_side.difference([np.ones(2)], [np.ones(1)])
+        assert agreement.difference(agreement.flat(ours), agreement.flat(theirs)) == pytest.approx(0.2)
+        assert agreement.difference([np.array(np.nan)], [np.array(1.0)]) == np.inf
+        with pytest.raises(ValueError, match=r"shapes \(2,\) and \(1,\), wanted equal"):
+            agreement.difference([np.ones(2)], [np.ones(1)])
 
     def test_sides_that_differ_end_with_status_1(self, capsys: pytest.CaptureFixture[str]) -> None:
         row = {"workload": "gru", "side": "flax", "difference": 0.5, "others": 0.25}

@@ -16,6 +16,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
     return exit_status(monkeypatch, fit.main, *args)
 
 
+@pytest.mark.slow
 def test_fit_beside_the_bare_loop(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

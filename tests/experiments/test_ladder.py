@@ -202,7 +202,7 @@ def _states(problem: Problem, method: TunableOptimizer, seeds: tuple[int, ...]) 
         now = budgeted_runs.make_start(problem, method.optimizer)(start_key, 1.0)
         advance, order = budgeted_runs.make_advance(problem, method.optimizer, 100), jnp.zeros(512, jnp.int32)
         for i in range(2):
-            order, batch = budgeted_runs.take(
+            order, batch = budgeted_runs.next_batch(
                 order_key, order, jnp.int32(i), problem.data.train, problem.batch_size
             )
             now, _ = advance(now, False, batch, step_key, 1.0)

@@ -61,7 +61,7 @@ class TestManyDevices:
         assert [shares["batch_size", n] for n in (16, 64, 1024)] == [1, 1, 1]
         assert shares["runs", 4] == 0.25
         assert {row["off_by"] for row in rows if row["what"] == "devices"} == {"0.0"}
-        assert "devices that share one CPU: correctness, not speed" in capsys.readouterr().out
+        assert "the devices share one CPU: this shows correctness, not speed" in capsys.readouterr().out
 
     @pytest.mark.parametrize("off", [1e-3, np.nan])
     def test_losses_that_differ(
@@ -69,7 +69,7 @@ class TestManyDevices:
     ) -> None:
         monkeypatch.setattr(TestManyDevices, "off", off)
         assert run(monkeypatch, "--out", tmp_path / "out") == 1
-        assert "on 4 devices losses differ from those on one by" in capsys.readouterr().out
+        assert "on 4 devices the losses differ from those on one device by" in capsys.readouterr().out
         assert (tmp_path / "out" / "scaling.png").is_file()
 
     @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ class TestManyDevices:
             (("--steps", 0), "--steps 0 is too small"),
             (("--batch-sizes", 8, 0), "--batch-sizes 0 is too small"),
             (("--runs", -1), "--runs -1 is too small"),
-            (("--batch-size", 6), "--batch-size 6 is no multiple of 4 devices"),
+            (("--batch-size", 6), "--batch-size 6 is not a multiple of 4 devices"),
             (("--out", "/dev/null"), "--out /dev/null exists already"),
         ],
     )

@@ -20,6 +20,17 @@ def run(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *args: Any) -
     return exit_status(monkeypatch, main, *args, columns=120)
 
 
+def test_a_small_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--widths", 2, "--trials", 1, "--seeds", 1, "--steps", 1, "--batch-size", 8)
+    assert run(monkeypatch, sweep.main, *sizes, "--out", tmp_path / "out") == 0
+    assert "width 2: vmap" in capsys.readouterr().out
+    names = {"parallel_coordinates.png", "runs.csv", "sensitivity.png", "sweep.json", "width-2"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+
+
+@pytest.mark.slow
 def test_a_sweep_and_its_resumption(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,11 +74,11 @@ def test_a_grid_of_the_next_smaller_square() -> None:
         (("--seeds", 0), "--seeds 0 is too small"),
         (("--learning-rates", 0.1, 0.1), "--learning-rates 0.1 0.1, wanted two positive numbers"),
         (("--weight-decays", 0, 0.1), "--weight-decays 0.0 0.1, wanted two positive numbers"),
-        (("--halving", 21), "--halving 21, wanted 2 at least, and at most the 20 trials"),
+        (("--halving", 21), "--halving 21, wanted at least 2, and at most the 20 trials"),
         (("--devices", 1000), "--devices 1000 are more than the"),
         (("--batch-size", 5000), "--batch-size 5000 is more than the 1079 training examples"),
-        (("--resume", "not/there"), "--resume not/there is no folder"),
-        (("--resume", ".", "--out", "new"), "take one of them"),
+        (("--resume", "not/there"), "--resume not/there is not a folder"),
+        (("--resume", ".", "--out", "new"), "got --out and --resume, wanted one of them"),
         (("--out", "."), "--out . exists already"),
         (("--search", "bayes"), "--search"),
     ],
@@ -82,6 +93,7 @@ def test_a_bad_value_is_one_line(
 
 
 class TestBenchmark:
+    @pytest.mark.slow
     def test_tables_and_json(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -119,8 +131,8 @@ class TestBenchmark:
     @pytest.mark.parametrize(
         ("args", "said"),
         [
-            (("--runs", 8), "--runs 8 is no square"),
-            (("--counts", 1, 3), "--counts 3 is no square"),
+            (("--runs", 8), "--runs 8 is not a square"),
+            (("--counts", 1, 3), "--counts 3 is not a square"),
             (("--epochs", 0), "--epochs 0 is too small"),
         ],
     )

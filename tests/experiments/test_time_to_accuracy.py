@@ -36,7 +36,7 @@ def separable(channels: bool) -> Any:
 
 
 class Here:
-    """Computes in this process: a fresh one takes seconds to import everything."""
+    """Computes in this process, as a new one takes seconds to import everything."""
 
     def __init__(self, *args: Any, **settings: Any) -> None: ...
 
@@ -134,7 +134,7 @@ class TestTable:
             (("--tasks", "cifar"), "--tasks cifar is unknown, wanted some of digits, fashion_mnist"),
             (("--sides", "keras"), "--sides keras is unknown, wanted some of fit"),
             (("--seeds", "0"), "--seeds 0 is too small, wanted at least 1"),
-            (("--target", "97"), "--target 97.0 is no accuracy, wanted one in (0, 1]"),
+            (("--target", "97"), "--target 97.0 is not an accuracy, wanted one in (0, 1]"),
             (("--tasks", "fashion_mnist", "--sides", "sklearn"), "nothing is left to measure"),
         ],
     )

@@ -1,4 +1,4 @@
-"""The training recipes as a user runs them, small: files, going on, Ctrl-C, devices, what is refused."""
+"""The training recipes as a user runs them, small: files, resuming, Ctrl-C, devices, bad arguments."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import fnnet as fn
-from experiments import curves, recipe, train_digits, train_fashion_mnist
+from experiments import curves, fashion_mnist, recipe, train_digits, train_fashion_mnist
+from tests.arrays import normal
 from tests.experiments.run_command import exit_status
 
 SMALL = ("--epochs", 2, "--batch-size", 256)
@@ -83,10 +83,10 @@ class TestRun:
     ) -> None:
         assert run(monkeypatch, train_digits.main, *SMALL, "--folder", folder) == 2
         err = capsys.readouterr().err
-        assert "exists already: --resume goes on there" in err
+        assert "exists already: resume the run there with --resume" in err
         assert err.count("\n") == 1
 
-    def test_going_on_with_another_batch_is_refused_and_forgotten(
+    def test_resuming_with_another_batch_is_refused_and_forgotten(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = (folder / "config.json").read_text()
@@ -98,7 +98,8 @@ class TestRun:
         assert (folder / "config.json").read_text() == before
 
 
-def test_going_on_ends_where_a_whole_run_does(
+@pytest.mark.slow
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stopped as by Ctrl-C after the first epoch; --resume alone knows the other flags."""
@@ -126,8 +127,9 @@ def test_going_on_ends_where_a_whole_run_does(
     assert len(config["earlier"]) == 1
 
 
+@pytest.mark.slow
 def test_two_devices_of_a_cpu(folder: Path, tmp_path: Path) -> None:
-    """In a process of its own, as JAX counts its devices once; the losses are those of one."""
+    """In a new process, as JAX counts its devices only once. The losses are those of one device."""
     args = (*SMALL, "--devices", 2, "--folder", tmp_path / "two")
     command = [sys.executable, "-m", "experiments.train_digits", *map(str, args)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -145,11 +147,12 @@ class TestFashionMnist:
         draw = np.random.default_rng(0)
 
         def part(n: int) -> dict[str, Any]:
-            x = jnp.asarray(draw.uniform(size=(n, 8, 8, 1)), jnp.float32)
-            return {"x": x, "y": jnp.asarray(draw.integers(0, 10, n))}
+            x = draw.uniform(size=(n, 8, 8, 1)).astype(np.float32)
+            return {"x": x, "y": draw.integers(0, 10, n).astype(np.int32)}
 
         monkeypatch.setattr(fn.data, "fashion_mnist", lambda: fn.data.Dataset(part(12), part(4), part(4)))
 
+    @pytest.mark.slow
     def test_a_cnn_in_half_precision(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -160,6 +163,14 @@ class TestFashionMnist:
         averages = load_file(tmp_path / "out" / "state.safetensors")
         assert any(name.startswith("batch_norm_0/") for name in averages)
         assert all(a.dtype == np.float32 for a in averages.values())
+
+    def test_an_mlp(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        args = ("--model", "mlp", "--batch-size", 4, "--epochs", 1, "--folder", tmp_path / "out")
+        assert run(monkeypatch, train_fashion_mnist.main, *args) == 0
+        assert "mlp on Fashion-MNIST: test accuracy" in capsys.readouterr().out
+        assert rows(tmp_path / "out")[-1]["step"] == 3
 
     @pytest.mark.parametrize(
         ("main", "args", "said"),
@@ -175,7 +186,7 @@ class TestFashionMnist:
             (train_digits, ("--weight-decay", -1), "--weight-decay -1.0 is negative"),
             (train_digits, ("--devices", 0), "--devices 0 is too small"),
             (train_digits, ("--devices", 1000), "--devices 1000 is too many: JAX sees"),
-            (train_digits, ("--resume",), "--resume wants --folder"),
+            (train_digits, ("--resume",), "--resume is without --folder, wanted --folder"),
             (train_digits, ("--resume", "--folder", "no/such"), "--resume: there is no no/such/config.json"),
             (train_digits, ("--folder", "/dev/null"), "--folder /dev/null exists already"),
             (train_digits, ("--folder", "/dev/null/x"), "Not a directory"),
@@ -209,10 +220,10 @@ class TestFashionMnist:
         )
 
     def test_shift_and_mirror(self) -> None:
-        x = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
-        batch = {"x": jnp.repeat(x, 200, 0), "y": jnp.zeros(200, int)}
-        moved = np.asarray(jax.jit(train_fashion_mnist.shift_and_mirror)(jax.random.key(0), batch)["x"])
-        padded = np.pad(np.asarray(x[0, :, :, 0]), 2, constant_values=1.0)
+        x = np.arange(1.0, 17.0, dtype=np.float32).reshape(1, 4, 4, 1)
+        batch = {"x": np.repeat(x, 200, 0), "y": np.zeros(200, int)}
+        moved = np.asarray(jax.jit(fashion_mnist.shift_and_mirror)(jax.random.key(0), batch)["x"])
+        padded = np.pad(x[0, :, :, 0], 2, constant_values=1.0)
         windows = [padded[i : i + 4, j : j + 4] for i in range(5) for j in range(5)]
         possible = {w.tobytes() for window in windows for w in (window, window[:, ::-1])}
         seen = {picture[:, :, 0].tobytes() for picture in moved}
@@ -220,20 +231,21 @@ class TestFashionMnist:
         assert len(seen) > 40  # of 50, and 200 draws
 
     def test_smoothing(self) -> None:
-        logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 10)), jnp.float32)
-        log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+        logits = normal(3, 10)
+        log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
         wanted = -0.9 * log_p[np.arange(3), [1, 2, 3]] - 0.1 * log_p.mean(1)
-        got = train_fashion_mnist.smoothed_cross_entropy(logits, jnp.array([1, 2, 3]))
+        got = jax.jit(fashion_mnist.smoothed_cross_entropy)(logits, np.array([1, 2, 3]))
         np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
     @pytest.mark.parametrize(("model", "count"), [("mlp", 269_322), ("cnn", 421_834), ("resnet", 2_847_370)])
     def test_params(self, model: str, count: int) -> None:
-        net = train_fashion_mnist.network(model)
-        x = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+        net = fashion_mnist.network(model)
+        x = jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32)
         params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
         assert sum(p.size for p in jax.tree.leaves(params)) == pytest.approx(count, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,8 +261,8 @@ def test_a_config_of_another_program(
 ) -> None:
     for text, said in (
         ("{", "cannot be read"),
-        ("[]", "is of another program"),
-        ('{"config": {"colour": 1}, "earlier": []}', "is of another command: it has ['colour']"),
+        ("[]", "is from another program"),
+        ('{"config": {"colour": 1}, "earlier": []}', "is from another command: it has ['colour']"),
         ('{"config": {"epochs": 1}, "earlier": []}', "has no checkpoint"),
     ):
         (tmp_path / recipe.CONFIG).write_text(text)

@@ -1,5 +1,6 @@
 """The faster forms keep no more memory for the backward pass than the plain formulas do."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from jax import lax
 
 import fnnet as fn
-from fnnet.layers.convolution.window_max import window_max
+from fnnet.layers.convolution.max_pool_gradient import window_max
 
 
 def pools():
@@ -42,7 +43,7 @@ def lstm():
         return fn.unroll(cell, params, x)[1]
 
     assert cell.sequence is not None
-    return partial(unrolled, cell), partial(unrolled, cell._replace(sequence=None)), (params, x)
+    return partial(unrolled, cell), partial(unrolled, dataclasses.replace(cell, sequence=None)), (params, x)
 
 
 @pytest.mark.parametrize(

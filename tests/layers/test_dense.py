@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, ones, params_for, zeros
 
 
 @partial(jax.jit, static_argnums=0)
@@ -53,8 +54,8 @@ def test_params():
     params, state = layer.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 2), jnp.bfloat16))
     assert fn.check.describe(params) == "{w: bfloat16[2,3], b: bfloat16[3]}"
     assert state == {}
-    np.testing.assert_array_equal(params["b"], jnp.ones(3, jnp.bfloat16))
-    assert list(fn.dense(3, use_bias=False).init(jax.random.key(0), jnp.ones((1, 2)))[0]) == ["w"]
+    np.testing.assert_array_equal(params["b"], ones(3, jnp.bfloat16))
+    assert list(fn.dense(3, use_bias=False).init(jax.random.key(0), ones((1, 2)))[0]) == ["w"]
 
 
 def test_the_initial_weights_are_he_normal():
@@ -67,7 +68,7 @@ def test_the_initial_weights_are_he_normal():
 def test_half_precision(dtype):
     layer = fn.dense(2, use_bias=False)
     rng = np.random.default_rng(0)
-    x, w = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((3, 300), (300, 2)))
+    x, w = (array(rng.normal(size=shape), dtype) for shape in ((3, 300), (300, 2)))
     y = layer({"w": w}, x)
     wanted = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
     assert y.dtype == dtype
@@ -90,8 +91,8 @@ def test_inputs_of_numpy():
 
 def test_no_inputs_give_the_bias():
     layer = fn.dense(2, w_init=fn.initializers.zeros, b_init=fn.initializers.ones)
-    x = jnp.zeros((3, 0))
-    params, _ = layer.init(jax.random.key(0), x)
+    x = zeros((3, 0))
+    params, _ = jax.jit(layer.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(layer(params, x), np.ones((3, 2)))
 
 
@@ -113,19 +114,19 @@ def test_wrong_features_raise(features, error, message):
 
 def test_wrong_inputs_raise():
     layer = fn.dense(3)
-    params, _ = layer.init(jax.random.key(0), jnp.ones((1, 4)))
+    params = params_for(layer, ones((1, 4)))
     with pytest.raises(
         ValueError, match=r"dense: input is float32\[2,5\] and w float32\[4,3\], wanted 4 input features"
     ):
-        layer(params, jnp.ones((2, 5)))
+        layer(params, ones((2, 5)))
     with pytest.raises(ValueError, match=r"dense: input is float32\[\], wanted \(batch, features\)"):
-        layer(params, jnp.ones(()))
+        layer(params, ones(()))
     with pytest.raises(TypeError, match=r"dense: input is uint8\[2,4\], wanted floating point.*/ 255"):
-        layer(params, jnp.ones((2, 4), jnp.uint8))
+        layer(params, ones((2, 4), jnp.uint8))
     with pytest.raises(TypeError, match=r"dense: input is \(\(1.0, 1.0\)\), wanted one array"):
         layer(params, [[1.0, 1.0]])
     with pytest.raises(ValueError, match=r"dense: params has \['b', 'w'\], wanted \['w'\]"):
-        fn.dense(3, use_bias=False)(params, jnp.ones((2, 4)))
+        fn.dense(3, use_bias=False)(params, ones((2, 4)))
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4))

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 import fnnet as fn
+from tests.arrays import array
 
 ONES = np.ones((2000, 50), np.float32)
 KEY = jax.random.key(0)
@@ -33,7 +34,7 @@ def test_elements_are_drawn_independently():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_what_is_kept_is_scaled(dtype):
-    x = jnp.asarray(np.random.default_rng(0).normal(size=ONES.shape), dtype)
+    x = array(np.random.default_rng(0).normal(size=ONES.shape), dtype)
     y = train(0.25, x, KEY)
     assert y.dtype == dtype
     kept = np.asarray(train(0.25, ONES, KEY)) != 0  # in any precision the same
@@ -55,7 +56,7 @@ def test_one_key_one_mask():
 
 
 def test_evaluation_is_the_identity():
-    x = jnp.arange(6.0).reshape(2, 3)
+    x = array(np.arange(6.0)).reshape(2, 3)
     for key in (None, KEY):
         y, state = fn.dropout(0.9).apply({}, {}, x, key=key)
         np.testing.assert_array_equal(y, x)
@@ -69,7 +70,7 @@ def test_a_rate_of_zero_keeps_everything():
 
 def test_the_rate_may_be_a_tracer_or_a_number():
     rates = [0.0, 0.2, 0.8]
-    many = jax.vmap(train, (0, None, None))(jnp.array(rates), ONES, KEY)
+    many = jax.vmap(train, (0, None, None))(array(rates), ONES, KEY)
     assert many.dtype == jnp.float32
     for rate, y in zip(rates, many, strict=True):
         number, _ = fn.dropout(rate).apply({}, {}, ONES, key=KEY, train=True)

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 import fnnet as fn
+from tests.arrays import array, ones, params_for
 
 KEY = jax.random.key(0)
 SHAPE = (300, 2, 3, 20)
@@ -58,7 +59,7 @@ def test_the_gradient_has_the_mask_of_the_forward_pass(make):
 def test_stochastic_depth_leaves_the_shortcut():
     net = fn.residual(fn.dense(3), fn.stochastic_depth(0.5))
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    params, _ = net.init(KEY, x)
+    params = params_for(net, x)
     y, branch = jax.jit(lambda p, x: (net.apply(p, {}, x, key=KEY, train=True)[0], net(p, x) - x))(params, x)
     kept = np.any(np.asarray(y) != x, axis=1, keepdims=True)
     assert 5 < kept.sum() < 35
@@ -110,7 +111,7 @@ def test_the_strength_may_be_a_tracer_or_a_number(make):
         number, _ = make(0.8).apply({}, {}, x, key=KEY, train=True)
         return jax.vmap(partial(train, make), (0, None, None))(strengths, x, KEY), number
 
-    many, number = both(jnp.array([0.2, 0.8]))
+    many, number = both(array([0.2, 0.8]))
     assert np.any(many[0] != many[1])
     np.testing.assert_allclose(many[1], number, rtol=1e-5)
 
@@ -137,7 +138,7 @@ class TestDropConnect:
         np.testing.assert_allclose(y, w * mask + b, rtol=1e-5, atol=1e-6)
 
     def test_evaluation_is_the_layer(self):
-        layer, x = fn.drop_connect(fn.conv(2, 2), 0.9), jnp.ones((1, 3, 2))
+        layer, x = fn.drop_connect(fn.conv(2, 2), 0.9), ones((1, 3, 2))
         params, state = layer.init(KEY, x)
         plain, _ = fn.conv(2, 2).init(KEY, x)
         jax.tree.map(np.testing.assert_array_equal, params, plain)
@@ -156,14 +157,14 @@ class TestDropConnect:
         )
         layer = fn.drop_connect(inner, 0.5)
         run = jax.jit(lambda x, key: layer.apply(*layer.init(key, x), x, key=key, train=True))
-        (w, drawn), state = run(jnp.ones(1), KEY)
+        (w, drawn), state = run(ones(1), KEY)
         assert state["steps"] == 1
         assert 25 < np.sum((np.asarray(w) > 0) == (np.asarray(drawn) > 0)) < 75
 
     def test_errors(self):
-        x = jnp.ones((1, 2))
+        x = ones((1, 2))
         layer = fn.drop_connect(fn.dense(2), 0.5)
-        params, _ = layer.init(KEY, x)
+        params = params_for(layer, x)
         with pytest.raises(
             ValueError, match=r"drop_connect: train=True and no key.*key=jax\.random\.key\(0\)"
         ):
@@ -175,22 +176,22 @@ class TestDropConnect:
         with pytest.raises(ValueError, match=r"drop_connect: rate=1, wanted in \[0, 1\)"):
             fn.drop_connect(fn.dense(2), 1)
         with pytest.raises(ValueError, match="dense: input") as caught:
-            layer(params, jnp.ones((1, 3)))
+            layer(params, ones((1, 3)))
         assert caught.value.__notes__ == ["in drop_connect['dense'], input float32[1,3]"]
         with pytest.raises(TypeError, match="dense: input") as caught:
-            layer.init(KEY, jnp.ones((1, 3), int))
+            layer.init(KEY, ones((1, 3), int))
         assert caught.value.__notes__ == ["in drop_connect['dense'], input int32[1,3]"]
 
 
 @pytest.mark.parametrize("make", [*WHOLE, *NOISY])
 def test_errors(make):
     name = make.__name__
-    x = jnp.ones((1, 2, 3))
+    x = ones((1, 2, 3))
     with pytest.raises(ValueError, match=rf"{name}: train=True and no key.*key=jax\.random\.key\(0\)"):
         make(0.5).apply({}, {}, x, train=True)
     for run in (partial(make(0.5), {}), partial(make(0.5).init, KEY)):
         with pytest.raises(TypeError, match=rf"{name}: input is int32\[1,2,3\], wanted floating point"):
-            run(x.astype(int))
+            run(x.astype(np.int32))
     wanted = "at least 0" if make is fn.gaussian_noise else r"in \[0, 1\)"
     for wrong in (-0.1, float("nan")) if make is fn.gaussian_noise else (1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=rf"{name}: (rate|stddev)={wrong}, wanted {wanted}"):
@@ -201,6 +202,6 @@ def test_wrong_layouts_raise():
     with pytest.raises(
         ValueError, match=r"spatial_dropout: input is float32\[2,3\], wanted \(batch, \*space, chann"
     ):
-        fn.spatial_dropout(0.5)({}, jnp.ones((2, 3)))
+        fn.spatial_dropout(0.5)({}, ones((2, 3)))
     with pytest.raises(ValueError, match=r"stochastic_depth: input is float32\[\], wanted \(batch, \.\.\.\)"):
-        fn.stochastic_depth(0.5).init(KEY, jnp.ones(()))
+        fn.stochastic_depth(0.5).init(KEY, ones(()))

@@ -1,7 +1,6 @@
 """Keys of a layer's initializers: one for each that draws, and none split where a single one does."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,16 +36,22 @@ def test_without_any_that_draws_nothing_is_lost():
 @pytest.mark.parametrize(
     "layer, x",
     [
-        (fn.dense(4, w_init=A, b_init=A), jnp.ones((1, 1))),
-        (fn.conv(4, 1, w_init=A, b_init=A), jnp.ones((1, 1, 1))),
-        (fn.conv_transpose(4, 1, w_init=A, b_init=A), jnp.ones((1, 1, 1))),
-        (fn.depthwise_conv(1, w_init=A, b_init=A), jnp.ones((1, 1, 4))),
-        (fn.separable_conv(4, 1, depthwise_init=A, pointwise_init=A, b_init=A), jnp.ones((1, 1, 4))),
-        (fn.recurrent(fn.gru_cell(2, w_init=A, w_h_init=A, b_init=A)), jnp.ones((1, 1, 2))),
-        (fn.recurrent(fn.gru_cell(2, w_init=zeros, w_h_init=A, b_init=A)), jnp.ones((1, 1, 2))),
-        (fn.recurrent(fn.gru_cell(2, w_init=A, w_h_init=zeros, b_init=A)), jnp.ones((1, 1, 2))),
-        (fn.recurrent(fn.lstm_cell(2, forget_bias=0.0, w_init=A, w_h_init=A, b_init=A)), jnp.ones((1, 1, 2))),
-        (fn.recurrent(fn.simple_rnn_cell(2, w_init=A, w_h_init=A, b_init=A)), jnp.ones((1, 1, 2))),
+        (fn.dense(4, w_init=A, b_init=A), np.ones((1, 1), np.float32)),
+        (fn.conv(4, 1, w_init=A, b_init=A), np.ones((1, 1, 1), np.float32)),
+        (fn.conv_transpose(4, 1, w_init=A, b_init=A), np.ones((1, 1, 1), np.float32)),
+        (fn.depthwise_conv(1, w_init=A, b_init=A), np.ones((1, 1, 4), np.float32)),
+        (
+            fn.separable_conv(4, 1, depthwise_init=A, pointwise_init=A, b_init=A),
+            np.ones((1, 1, 4), np.float32),
+        ),
+        (fn.recurrent(fn.gru_cell(2, w_init=A, w_h_init=A, b_init=A)), np.ones((1, 1, 2), np.float32)),
+        (fn.recurrent(fn.gru_cell(2, w_init=zeros, w_h_init=A, b_init=A)), np.ones((1, 1, 2), np.float32)),
+        (fn.recurrent(fn.gru_cell(2, w_init=A, w_h_init=zeros, b_init=A)), np.ones((1, 1, 2), np.float32)),
+        (
+            fn.recurrent(fn.lstm_cell(2, forget_bias=0.0, w_init=A, w_h_init=A, b_init=A)),
+            np.ones((1, 1, 2), np.float32),
+        ),
+        (fn.recurrent(fn.simple_rnn_cell(2, w_init=A, w_h_init=A, b_init=A)), np.ones((1, 1, 2), np.float32)),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

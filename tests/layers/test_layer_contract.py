@@ -1,28 +1,28 @@
-"""What every layer keeps. A line in `LAYERS` enrols one."""
+"""What holds for every layer. A line in `LAYERS` enrols one."""
 
 import inspect
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fnnet as fn
+from tests.arrays import at, cast, close, each, equal, integers, like, normal, stack
 
 
 class Case(NamedTuple):
-    """A layer, the shape of its input, and what it is."""
+    """A layer, the shape of its input, and what kind of layer it is."""
 
     make: Callable[[], Any]
     shape: Any  # a tuple, or a dict of them by name
     wrong: Any = None  # a shape that params for `shape` do not fit
     integer: bool = False  # the input is indices
     draws: bool = False  # training needs a key
-    but_for: tuple[str, ...] = ()  # what it is made not to keep: "half precision", "derivatives"
+    but_for: tuple[str, ...] = ()  # what does not hold for it by design: "half precision", "derivatives"
 
 
 LAYERS = {
@@ -149,45 +149,62 @@ LAYERS = {
 KEY = jax.random.key(0)
 
 
-def arrays(shape: Any, make: Callable[[tuple[int, ...]], jax.Array]) -> Any:
+def arrays(shape: Any, make: Callable[..., np.ndarray]) -> Any:
     """An array of the shape, or a dict of arrays of the shapes."""
-    return jax.tree.map(make, shape, is_leaf=lambda s: isinstance(s, tuple))
-
-
-def example(case: Case, dtype: Any = jnp.float32) -> Any:
-    if case.integer:
-        return jax.random.randint(KEY, case.shape, 0, 7)
-    return arrays(case.shape, lambda shape: jax.random.normal(KEY, shape, dtype))
+    return jax.tree.map(lambda s: make(*s), shape, is_leaf=lambda s: isinstance(s, tuple))
 
 
 def avals(tree: Any) -> Any:
     return jax.tree.map(lambda a: (a.shape, jnp.dtype(a.dtype)), tree)
 
 
-def cast(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda a: a.astype(dtype), tree)
-
-
-# Compiled once and used by many tests: those of a layer run in one process (xdist_group).
+# Computed once and used by many tests: those of a layer run in one process (xdist_group).
 @cache
-def initial(name: str, dtype: Any) -> Any:
-    """The compiled init of a layer, from the shapes of an example: key -> (params, state)."""
-    case = LAYERS[name]
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), example(case, dtype))
-    return jax.jit(lambda key: fn.as_layer(case.make()).init(key, shapes))
+def prepared(name: str) -> Any:
+    """A layer, its params and its state, and an input. Without jit, layers share the programs of init's draws."""
+    case, layer = LAYERS[name], fn.as_layer(LAYERS[name].make())
+    x = integers(7, *case.shape) if case.integer else arrays(case.shape, normal)
+    return case, layer, *layer.init(KEY, x), jax.device_put(x)
 
 
 @cache
-def prepared(name: str, dtype: Any) -> Any:
-    case = LAYERS[name]
-    return case, fn.as_layer(case.make()), *initial(name, dtype)(KEY), example(case, dtype)
+def rows(name: str) -> Any:
+    """Two of (params, state, x, key), which differ in each."""
+    _, layer, _, _, x = prepared(name)
+    keys = jax.random.split(KEY, 2)
+    return [
+        (*layer.init(key, x), jax.tree.map(lambda a, i=i: np.roll(a, i, 0), x), key)
+        for i, key in enumerate([keys[0], keys[1]])
+    ]
 
 
 @cache
-def program(name: str, train: bool) -> Any:
-    """The compiled pass of a layer: (params, state, x, key) -> (y, state)."""
+def program(name: str) -> Any:
+    """The compiled passes of a layer, each (y, state): in evaluation, in training, and in training under vmap."""
     apply = fn.as_layer(LAYERS[name].make()).apply
-    return jax.jit(lambda p, s, x, key: apply(p, s, x, key=key, train=train))
+
+    def train(params: Any, state: Any, x: Any, key: Any) -> Any:
+        return apply(params, state, x, key=key, train=True)
+
+    def passes(params: Any, state: Any, x: Any, key: Any, *mapped: Any) -> Any:
+        evaluated = apply(params, state, x, key=key, train=False)
+        return evaluated, train(params, state, x, key), jax.vmap(train)(*mapped)
+
+    return jax.jit(passes)
+
+
+def passes(name: str, params: Any, state: Any, x: Any, key: Any = KEY) -> Any:
+    """What the program returns; mapped over are both `rows`."""
+    trees = [row[:3] for row in rows(name)]
+    return program(name)(params, state, x, key, *stack(*trees), jax.random.split(KEY, 2))
+
+
+def evaluated(name: str, *args: Any) -> Any:
+    return passes(name, *args)[0]
+
+
+def trained(name: str, *args: Any) -> Any:
+    return passes(name, *args)[1]
 
 
 def test_every_public_layer_is_enrolled() -> None:
@@ -216,7 +233,7 @@ class TestContract:
         assert apply["key"].kind is apply["train"].kind is inspect.Parameter.KEYWORD_ONLY
 
     def test_init_reads_shape_and_dtype_only(self, name: str) -> None:
-        _, layer, params, state, x = prepared(name, jnp.float32)
+        _, layer, params, state, x = prepared(name)
         traced = jax.make_jaxpr(layer.init)(KEY, x).jaxpr
         used = {id(v) for equation in traced.eqns for v in equation.invars} | {id(v) for v in traced.outvars}
         assert not any(id(v) in used for v in traced.invars[1:])
@@ -233,91 +250,90 @@ class TestContract:
                     )
                     check(child)
 
-        _, _, params, state, _ = prepared(name, jnp.float32)
+        _, _, params, state, _ = prepared(name)
         assert isinstance(params, dict)
         assert isinstance(state, dict)
         check(params)
         check(state)
 
     def test_keys_of_init_matter_only_where_something_is_drawn(self, name: str) -> None:
-        _, _, params, _, _ = prepared(name, jnp.float32)
-        other, _ = initial(name, jnp.float32)(jax.random.key(1))
+        _, layer, params, _, x = prepared(name)
+        params, (other, _) = jax.device_get((params, layer.init(jax.random.key(1), x)))
         weights = [leaf for leaf in jax.tree.leaves(params) if np.std(leaf) > 0]
         others = [leaf for leaf in jax.tree.leaves(other) if np.std(leaf) > 0]
         assert all(not np.array_equal(a, b) for a, b in zip(weights, others, strict=True))
 
     def test_eval_is_deterministic_and_leaves_the_state(self, name: str) -> None:
-        _, layer, params, state, x = prepared(name, jnp.float32)
-        y, after = program(name, False)(params, state, x, KEY)
-        again, _ = program(name, False)(params, state, x, jax.random.key(7))
-        chex.assert_trees_all_equal(y, again)
-        chex.assert_trees_all_equal(after, state)
+        _, layer, params, state, x = prepared(name)
+        y, after = evaluated(name, params, state, x)
+        again, _ = evaluated(name, params, state, x, jax.random.key(7))
+        equal(y, again)
+        equal(after, state)
         assert avals(jax.eval_shape(layer.apply, params, state, x)) == avals((y, state))
 
     def test_state_tree_is_the_same_in_training(self, name: str) -> None:
-        _, _, params, state, x = prepared(name, jnp.float32)
-        y, _ = program(name, False)(params, state, x, KEY)
-        train_y, after = program(name, True)(params, state, x, KEY)
+        _, _, params, state, x = prepared(name)
+        y, _ = evaluated(name, params, state, x)
+        train_y, after = trained(name, params, state, x)
         assert avals(after) == avals(state)
         assert avals(train_y) == avals(y)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state))
 
     def test_call_is_the_deterministic_pass_of_a_layer_without_state(self, name: str) -> None:
-        _, layer, params, state, x = prepared(name, jnp.float32)
+        _, layer, params, state, x = prepared(name)
         if state:
             with pytest.raises(ValueError, match=r"state has .*, wanted"):
-                layer(params, x)
+                jax.eval_shape(layer, params, x)
         else:
-            assert avals(jax.eval_shape(layer, params, x)) == avals(
-                program(name, False)(params, {}, x, KEY)[0]
-            )
+            assert avals(jax.eval_shape(layer, params, x)) == avals(evaluated(name, params, {}, x)[0])
 
     def test_jit_equals_no_jit(self, name: str) -> None:
-        _, layer, params, state, x = prepared(name, jnp.float32)
+        _, layer, params, state, x = prepared(name)
         plain = layer.apply(params, state, x, key=KEY, train=True)
-        chex.assert_trees_all_close(plain, program(name, True)(params, state, x, KEY), rtol=1e-5, atol=1e-6)
+        close(plain, trained(name, params, state, x), rtol=1e-5, atol=1e-6)
 
     def test_vmap_over_params_and_inputs(self, name: str) -> None:
-        _, layer, _, _, x = prepared(name, jnp.float32)
-        keys = jax.random.split(KEY, 2)
-        each = [
-            (*initial(name, jnp.float32)(key), jax.tree.map(lambda a, i=i: jnp.roll(a, i, 0), x), key)
-            for i, key in enumerate(keys)
-        ]
-        params, state, xs, _ = jax.tree.map(lambda a, b: jnp.stack([a, b]), *each)
-        assert avals(jax.eval_shape(jax.vmap(layer.init, in_axes=(0, None)), keys, x)) == avals(
-            (params, state)
-        )
-        mapped = jax.jit(jax.vmap(program(name, True)))(params, state, xs, keys)
-        for i in range(2):
-            one = program(name, True)(*each[i])
-            chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], mapped), one, rtol=1e-4, atol=1e-5)
+        _, layer, _, _, x = prepared(name)
+        params, state, *_ = stack(*(row[:3] for row in rows(name)))
+        shapes = jax.eval_shape(jax.vmap(layer.init, in_axes=(0, None)), jax.random.split(KEY, 2), x)
+        assert avals(shapes) == avals((params, state))
+        for i, row in enumerate(rows(name)):
+            _, one, mapped = passes(name, *row)
+            close(at(mapped, i), one, rtol=1e-4, atol=1e-5)
 
     def test_the_rows_of_a_batch_do_not_meet_in_eval(self, name: str) -> None:
-        _, _, params, state, x = prepared(name, jnp.float32)
-        whole, _ = program(name, False)(params, state, x, KEY)
-        others = jax.tree.map(lambda a: jnp.concatenate([a[:1], jnp.flip(a, 0)[:1].repeat(len(a) - 1, 0)]), x)
-        first, _ = program(name, False)(params, state, others, KEY)
-        chex.assert_trees_all_close(*(jax.tree.map(lambda a: a[:1], y) for y in (whole, first)))
+        _, _, params, state, x = prepared(name)
+        whole, _ = evaluated(name, params, state, x)
+        others = each(lambda a: np.concatenate([a[:1], np.repeat(a[-1:], len(a) - 1, 0)]), x)
+        first, _ = evaluated(name, params, state, others)
+        close(*(each(lambda a: a[:1], y) for y in (whole, first)), rtol=1e-6)
 
-    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-    def test_half_precision(self, name: str, dtype: Any) -> None:
-        case, layer, params, state, x = prepared(name, jnp.float32)
+    def test_half_precision(self, name: str) -> None:
+        """bfloat16 and float16, in one program."""
+        case, layer, params, state, x = prepared(name)
         if case.integer or "half precision" in case.but_for:
             return
-        half = jax.eval_shape(layer.init, KEY, cast(x, dtype))[0]
-        assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(half))
-        params, x = cast(params, dtype), cast(x, dtype)
-        y, after = program(name, True)(params, state, x, KEY)
-        assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(y))
-        assert avals(after) == avals(state)
-        exact, _ = program(name, True)(cast(params, jnp.float32), state, cast(x, jnp.float32), KEY)
-        # The masks of dropout are drawn alike. A few roundings in sums of tens of terms.
-        tolerance = 16 * float(jnp.finfo(dtype).eps)
-        chex.assert_trees_all_close(cast(y, jnp.float32), exact, rtol=tolerance, atol=tolerance)
+        halves = {dtype: cast((params, x), dtype) for dtype in ("bfloat16", "float16")}
+
+        @jax.jit
+        def train(halves: Any, state: Any) -> Any:
+            return {
+                dtype: layer.apply(params, state, x, key=KEY, train=True)
+                for dtype, (params, x) in halves.items()
+            }
+
+        for dtype, (y, after) in train(halves, state).items():
+            half = jax.eval_shape(layer.init, KEY, halves[dtype][1])[0]
+            assert all(leaf.dtype == dtype for leaf in jax.tree.leaves((half, y)))
+            assert avals(after) == avals(state)
+            params, x = cast(halves[dtype], np.float32)
+            exact, _ = trained(name, params, state, x)
+            # The masks of dropout are drawn alike. A few roundings in sums of tens of terms.
+            tolerance = 16 * float(jnp.finfo(dtype).eps)
+            close(y, exact, rtol=tolerance, atol=tolerance)
 
     def test_a_missing_key_raises(self, name: str) -> None:
-        case, layer, params, state, x = prepared(name, jnp.float32)
+        case, layer, params, state, x = prepared(name)
         train = partial(layer.apply, train=True)
         if case.draws:
             with pytest.raises(ValueError, match=r": train=True and no key"):
@@ -326,86 +342,89 @@ class TestContract:
             jax.eval_shape(train, params, state, x)
 
     def test_a_misspelt_argument_raises(self, name: str) -> None:
-        _, layer, params, state, x = prepared(name, jnp.float32)
+        _, layer, params, state, x = prepared(name)
         with pytest.raises(TypeError, match="training"):
             layer.apply(params, state, x, training=True)
 
     def test_a_wrong_shape_names_the_layer(self, name: str) -> None:
-        case, layer, params, state, _ = prepared(name, jnp.float32)
+        case, layer, params, state, _ = prepared(name)
         if case.wrong is None:
             return
-        x = arrays(case.wrong, jnp.zeros)
+        x = arrays(case.wrong, normal)
         with pytest.raises(ValueError, match="wanted") as caught:
-            layer.apply(params, state, x)
+            jax.eval_shape(layer.apply, params, state, x)
         said = str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
         named = {
             "serial": "in serial['conv_0'], input float32[3,4,4,2]",
             "parallel": "in parallel['dense_0']",
-            "residual": "in serial['dense_0']",
-            "on_x": "in serial['dense_0']",
+            "residual": "in residual['dense_0']",
+            "on_x": "in on_x['dense_0']",
         }
         assert named.get(layer.name, layer.name) in said
         assert any(f"float32[{','.join(map(str, leaf.shape))}]" in said for leaf in jax.tree.leaves(x))
 
     def test_a_wrong_dtype_names_the_layer(self, name: str) -> None:
-        case, layer, params, state, x = prepared(name, jnp.float32)
+        case, layer, params, state, x = prepared(name)
         if name in ("flatten", "a function"):
             return
+        dtype = np.float32 if case.integer else np.int32
         with pytest.raises(TypeError, match=r"wanted (floating|integer)"):
-            layer.apply(params, state, cast(x, jnp.float32 if case.integer else jnp.int32))
+            jax.eval_shape(layer.apply, params, state, each(lambda a: a.astype(dtype), x))
 
     def test_params_of_another_network_raise(self, name: str) -> None:
-        _, layer, params, state, x = prepared(name, jnp.float32)
+        _, layer, params, state, x = prepared(name)
         if params:
-            for wrong in ({}, {"nobody": jnp.ones(3)}, {**params, "nobody": jnp.ones(3)}):
+            for wrong in ({}, {"nobody": np.ones(3)}, {**params, "nobody": np.ones(3)}):
                 with pytest.raises(ValueError, match="params has "):
-                    layer.apply(wrong, state, x)
+                    jax.eval_shape(layer.apply, wrong, state, x)
 
     @pytest.mark.usefixtures("float64")
-    @pytest.mark.parametrize("train", [False, True])
-    def test_derivatives_against_finite_differences(self, name: str, train: bool) -> None:
-        """The first in forward and reverse mode, and the second, along a direction drawn at random."""
-        if train and name == "spectral_norm":
-            return  # by definition no gradient goes through the power iteration; its own tests say so
-        case, layer, params, state, x = prepared(name, jnp.float64)
-        if "derivatives" in case.but_for or not (train or case.draws or state):
-            return  # without a key or a state, evaluation is what training is
-        at = (params,) if case.integer else (params, x)
+    def test_derivatives_against_finite_differences(self, name: str) -> None:
+        """In forward and reverse mode, and the second, along a random direction, in evaluation and in training."""
+        case, layer, params, state, x = prepared(name)
+        if "derivatives" in case.but_for:
+            return
+        # Without a key or a state, evaluation is the same as training.
+        ways = [False, True] if case.draws or state else [True]
+        if name == "spectral_norm":
+            ways = [False]  # by definition no gradient goes through the power iteration; its own tests say so
+        params, x = cast((params, x), np.float64)
+        wide = jax.eval_shape(layer.init, KEY, x)[0]
+        assert case.integer or all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(wide))
+        place = {"params": params} if case.integer else {"params": params, "x": x}
 
-        def f(at: Any) -> Any:
-            y, _ = layer.apply(*(*at, x)[:1], state, (*at, x)[1], key=KEY, train=train)
-            return y
+        def f(train: bool, place: Any) -> Any:
+            return layer.apply(place["params"], state, place.get("x", x), key=KEY, train=train)[0]
 
-        def like(tree: Any, seed: int) -> Any:
-            leaves, structure = jax.tree.flatten(tree)
-            rng = np.random.default_rng(seed)
-            return structure.unflatten([rng.normal(size=leaf.shape) for leaf in leaves])
+        direction = like(place, seed=1, dtype=np.float64)
+        weights = like(jax.eval_shape(partial(f, True), place), seed=2, dtype=np.float64)
 
-        direction, weights = like(at, 1), like(jax.eval_shape(f, at), 2)
-
-        def gradient(at: Any) -> Any:
-            return jax.grad(lambda at: inner(weights, f(at)))(at)
+        def derivatives(train: bool, place: Any) -> Any:
+            gradient = jax.grad(lambda place: inner(weights, f(train, place)))
+            y, dy = jax.jvp(partial(f, train), (place,), (direction,))
+            return y, dy, *jax.jvp(gradient, (place,), (direction,))
 
         @jax.jit
-        def derivatives(at: Any) -> Any:
-            y, dy = jax.jvp(f, (at,), (direction,))
-            return y, dy, *jax.jvp(gradient, (at,), (direction,))
+        def all_derivatives(place: Any) -> Any:
+            return [derivatives(train, place) for train in ways]
 
         def moved(step: float) -> Any:
-            return derivatives(jax.tree.map(lambda a, d: a + step * d, at, direction))
+            return jax.tree.map(lambda a, d: a + step * d, place, direction)
 
         def by_differences(after: Any, before: Any) -> Any:
-            return jax.tree.map(lambda a, b: (a - b) / (2 * step), after, before)
+            return each(lambda a, b: (a - b) / (2 * step), after, before)
 
         step = 1e-6
-        (y, dy, slope, bend), after, before = derivatives(at), moved(step), moved(-step)
-        assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((y, slope)))
-        scale = 1 + float(inner(jax.tree.map(abs, slope), jax.tree.map(abs, direction)))
-        chex.assert_trees_all_close(dy, by_differences(after[0], before[0]), rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(inner(slope, direction), inner(weights, dy), rtol=0, atol=1e-10 * scale)
-        chex.assert_trees_all_close(bend, by_differences(after[2], before[2]), rtol=1e-5, atol=1e-6 * scale)
+        runs = (jax.device_get(all_derivatives(a)) for a in (place, moved(step), moved(-step)))
+        for (y, dy, slope, bend), after, before in zip(*runs, strict=True):
+            assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves((y, slope)))
+            scale = 1 + float(inner(each(abs, slope), each(abs, direction)))
+            close(dy, by_differences(after[0], before[0]), rtol=1e-6, atol=1e-6)
+            both = inner(slope, direction), inner(weights, dy)
+            np.testing.assert_allclose(*both, rtol=0, atol=1e-10 * scale)
+            close(bend, by_differences(after[2], before[2]), rtol=1e-5, atol=1e-6 * scale)
 
 
-def inner(a: Any, b: Any) -> jax.Array:
+def inner(a: Any, b: Any) -> Any:
     """The sum of the products of all elements."""
-    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)), jnp.zeros(()))
+    return sum((a * b).sum() for a, b in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -46,15 +47,15 @@ def test_maxout_starts_as_a_dense_layer_of_all_its_pieces():
     np.testing.assert_allclose(np.std(params["w"]), np.sqrt(2 / 200), rtol=0.02)
     assert not np.any(params["b"])
     assert state == {}
-    ones, _ = fn.maxout(1, w_init=fn.initializers.ones, b_init=fn.initializers.ones).init(
-        KEY, jnp.ones((1, 1))
+    params, _ = jax.jit(fn.maxout(1, w_init=fn.initializers.ones, b_init=fn.initializers.ones).init)(
+        KEY, ones((1, 1))
     )
-    assert np.all(ones["w"] == 1)
-    assert np.all(ones["b"] == 1)
+    assert np.all(params["w"] == 1)
+    assert np.all(params["b"] == 1)
 
 
 def test_equal_pieces_share_the_gradient():
-    w = jnp.array([[1.0, 1.0, 0.5, 1.0]])
+    w = array([[1.0, 1.0, 0.5, 1.0]])
     gradient = jax.grad(lambda w: fn.maxout(1, 4, use_bias=False)({"w": w}, jnp.array([[3.0]])).sum())(w)
     np.testing.assert_allclose(gradient, [[1.0, 1.0, 0.0, 1.0]], rtol=1e-6)
 
@@ -106,32 +107,32 @@ def test_a_gate_far_out(b_t, wanted):
 
 
 def test_errors():
-    ones = jnp.ones((1, 2))
+    x = ones((1, 2))
     with pytest.raises(ValueError, match="maxout: features=0"):
         fn.maxout(0)
     with pytest.raises(TypeError, match=r"maxout: pieces=2\.0, wanted a positive int"):
         fn.maxout(1, 2.0)
-    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    params = {"w": ones((3, 2)), "b": ones(2)}
     with pytest.raises(
         ValueError, match=r"float32\[1,2\] and w float32\[3,2\], wanted 3 input features"
     ) as caught:
-        fn.maxout(1)(params, ones)
+        fn.maxout(1)(params, x)
     assert caught.value.__notes__ == ["in maxout, input float32[1,2]"]
     with pytest.raises(TypeError, match="wanted floating point") as caught:
-        fn.maxout(1).init(KEY, ones.astype(int))
+        fn.maxout(1).init(KEY, x.astype(np.int32))
     assert caught.value.__notes__ == ["in maxout, input int32[1,2]"]
 
-    params, _ = fn.highway().init(KEY, ones)
+    params = params_for(fn.highway(), x)
     with pytest.raises(
         ValueError, match=r"highway: params has \['w'\], wanted \['b_h', 'b_t', 'w_h', 'w_t'\]"
     ):
-        fn.highway()({"w": ones}, ones)
+        fn.highway()({"w": x}, x)
     with pytest.raises(ValueError, match=r"float32\[1,3\] and w float32\[2,2\], wanted 2 input") as caught:
-        fn.highway()(params, jnp.ones((1, 3)))
+        fn.highway()(params, ones((1, 3)))
     assert caught.value.__notes__ == ["in highway, input float32[1,3]"]
     with pytest.raises(
         ValueError, match=r"highway: input is float32\[\], wanted \(batch, \.\.\., features\)"
     ):
-        fn.highway().init(KEY, jnp.ones(()))
+        fn.highway().init(KEY, ones(()))
     with pytest.raises(TypeError, match=r"highway: input is int32\[1,2\], wanted floating point"):
-        fn.highway()(params, ones.astype(int))
+        fn.highway()(params, x.astype(np.int32))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, normal, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -107,7 +108,7 @@ def test_the_state():
 
 def test_a_router_of_zeros_is_balanced_in_probability():
     layer = fn.mixture_of_experts(fn.dense(2), 3, top_k=3, w_init=fn.initializers.zeros)
-    params, state = layer.init(KEY, jnp.ones((1, 3)))
+    params, state = jax.jit(layer.init)(KEY, ones((1, 3)))
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     y, state = run(layer, params, state, x, train=True)
     mean = np.mean([affine(jax.tree.map(np.asarray, params["experts"]), e, x) for e in range(3)], axis=0)
@@ -134,8 +135,8 @@ def test_the_work_is_bounded_by_the_capacity():
     expert = fn.Layer(lambda key, x: ({"gain": jnp.ones(())}, {}), apply, "gain")
     for capacity, rows in ((None, 32), (1.25, 10), (1, 8), (0.01, 1), (1000, 32)):
         layer = fn.mixture_of_experts(expert, 8, top_k=2, capacity=capacity)
-        params, state = jax.eval_shape(layer.init, KEY, jnp.ones((1, 3)))
-        y, _ = jax.eval_shape(layer.apply, params, state, jnp.ones((4, 8, 3)))
+        params, state = jax.eval_shape(layer.init, KEY, ones((1, 3)))
+        y, _ = jax.eval_shape(layer.apply, params, state, ones((4, 8, 3)))
         assert (seen.pop(), y.shape) == ((rows, 3), (4, 8, 3))
 
 
@@ -163,7 +164,7 @@ def test_an_expert_that_is_infinite_concerns_its_tokens_only(capacity):
 
 def test_each_expert_starts_and_draws_by_a_key_of_its_own():
     layer = fn.mixture_of_experts(fn.serial(fn.dense(64), fn.dropout(0.5)), 3, top_k=1)
-    params, state = layer.init(KEY, jnp.ones((1, 3)))
+    params, state = jax.jit(layer.init)(KEY, ones((1, 3)))
     assert jax.tree.map(jnp.shape, params) == {
         "w": (3, 3),
         "experts": {"dense_0": {"w": (3, 3, 64), "b": (3, 64)}},
@@ -171,12 +172,12 @@ def test_each_expert_starts_and_draws_by_a_key_of_its_own():
     w = np.asarray(params["experts"]["dense_0"]["w"])
     assert len({float(v) for v in w.ravel()}) == w.size
     np.testing.assert_allclose(np.std(w), np.sqrt(2 / 3), rtol=0.1)  # He's, for each by itself
-    params["w"] = 100 * jnp.eye(3)
-    y, _ = run(layer, params, state, jnp.eye(3), KEY, train=True)
+    params["w"] = 100 * array(np.eye(3))
+    y, _ = run(layer, params, state, array(np.eye(3)), KEY, train=True)
     masks = np.asarray(y) != 0
     assert all(16 < np.sum(masks[i] != masks[j]) < 48 for i, j in ((0, 1), (1, 2), (0, 2)))
     with pytest.raises(ValueError, match="dropout: train=True and no key") as caught:
-        layer.apply(params, state, jnp.eye(3), train=True)
+        layer.apply(params, state, array(np.eye(3)), train=True)
     assert "in mixture_of_experts['serial'], input float32[3,3]" in caught.value.__notes__
 
 
@@ -197,9 +198,10 @@ def test_the_router_of_half_precision_is_computed_in_single(dtype):
 def test_the_balance_loss_reaches_the_loss_and_spreads_the_load():
     """The loop of the docstring: all tokens start at one expert."""
     net = fn.serial(fn.mixture_of_experts(fn.dense(2), 4, top_k=1))
-    params, state = net.init(KEY, jnp.ones((1, 3)))
-    x = jax.random.normal(KEY, (64, 3)).at[:, 0].set(1.0)
-    params["mixture_of_experts_0"]["w"] = params["mixture_of_experts_0"]["w"].at[0, 0].set(3.0)
+    params, state = params_for(net, ones((1, 3))), {"mixture_of_experts_0": start(4)}
+    x = normal(64, 3)
+    x[:, 0] = 1
+    params["mixture_of_experts_0"]["w"] = array([[3, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.float32)
 
     def loss(params, state):
         _, state = net.apply(params, state, x, train=True)
@@ -210,7 +212,7 @@ def test_the_balance_loss_reaches_the_loss_and_spreads_the_load():
         gradient, state = jax.grad(loss, has_aux=True)(params, state)
         return (jax.tree.map(lambda p, g: p - 20 * g, params, gradient), state), state
 
-    _, history = jax.lax.scan(step, (params, state), length=100)
+    _, history = jax.jit(lambda *now: jax.lax.scan(step, now, length=100))(params, state)
     load = np.asarray(history["mixture_of_experts_0"]["load"])
     assert load[0].max() > 0.9
     assert load[-20:].mean(0).max() < 0.35
@@ -220,7 +222,7 @@ def test_the_balance_loss_reaches_the_loss_and_spreads_the_load():
 def test_no_tokens(capacity):
     layer = fn.mixture_of_experts(fn.dense(2), 3, capacity=capacity)
     params, x = draw((2, 0), 3)
-    y, state = layer.apply(params, start(3), x)
+    y, state = jax.jit(layer.apply)(params, start(3), x)
     assert (y.shape, y.dtype) == ((2, 0, 2), jnp.float32)
     with pytest.raises(
         ValueError, match=r"mixture_of_experts: input is float\d\d\[2,0,3\], wanted at least one tok"
@@ -229,7 +231,7 @@ def test_no_tokens(capacity):
 
 
 def test_errors():
-    make, ones = fn.mixture_of_experts, jnp.ones((2, 3))
+    make, x = fn.mixture_of_experts, ones((2, 3))
     with pytest.raises(ValueError, match="mixture_of_experts: experts=0"):
         make(fn.dense(1), 0)
     with pytest.raises(TypeError, match=r"mixture_of_experts: top_k=1\.0, wanted a positive int"):
@@ -245,27 +247,28 @@ def test_errors():
         make(3, 2)
     expert = fn.serial(fn.dense(2), fn.batch_norm())
     with pytest.raises(ValueError, match=r"the expert, serial, has state, .*wanted an expert without"):
-        make(expert, 2).init(KEY, ones)
+        make(expert, 2).init(KEY, x)
     with pytest.raises(ValueError, match="the expert, relu, has no params: all would be alike"):
-        make(fn.relu, 2).init(KEY, ones)
+        make(fn.relu, 2).init(KEY, x)
 
     layer = make(fn.dense(1), 2)
-    params, state = layer.init(KEY, ones)
+    params, state = params_for(layer, x), start(2)
+    assert fn.check.describe(jax.eval_shape(layer.init, KEY, x)[1]) == fn.check.describe(state)
     assert fn.check.describe(state) == "{balance_loss: float32[], load: float32[2]}"
     with pytest.raises(TypeError, match=r"mixture_of_experts: input is int32\[2,3\]"):
-        layer.init(KEY, ones.astype(int))
+        layer.init(KEY, x.astype(np.int32))
     with pytest.raises(ValueError, match=r"input is float32\[3\], wanted \(batch, \.\.\., features\)"):
-        layer.init(KEY, ones[0])
+        layer.init(KEY, x[0])
     with pytest.raises(
         ValueError, match=r"input is float32\[2,2\] and w float32\[3,2\], wanted 3 features and 2"
     ):
-        layer.apply(params, state, ones[:, :2])
+        layer.apply(params, state, x[:, :2])
     with pytest.raises(ValueError, match=r"w float32\[3,2\], wanted 3 features and 4 experts"):
-        make(fn.dense(1), 4).apply(params, state, ones)
+        make(fn.dense(1), 4).apply(params, state, x)
     with pytest.raises(ValueError, match=r"state has no entries, .*keep the one that apply returns"):
-        layer(params, ones)
+        layer(params, x)
     with pytest.raises(ValueError, match=r"params has \['w'\], wanted \['experts', 'w'\]"):
-        layer.apply({"w": params["w"]}, state, ones)
+        layer.apply({"w": params["w"]}, state, x)
     with pytest.raises(ValueError, match="dense: input") as caught:
-        layer.apply({**params, "experts": {"w": jnp.ones((2, 4, 1)), "b": jnp.ones((2, 1))}}, state, ones)
+        layer.apply({**params, "experts": {"w": ones((2, 4, 1)), "b": ones((2, 1))}}, state, x)
     assert "in mixture_of_experts['dense'], input float32[2,3]" in caught.value.__notes__

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import ones
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -97,18 +98,18 @@ def test_params():
 
 
 def test_errors():
-    params = {"c": jnp.ones((2, 3)), "beta": jnp.ones(2)}
+    params = {"c": ones((2, 3)), "beta": ones(2)}
     with pytest.raises(
         ValueError, match=r"radial_basis: input is float32\[1,2\] and c float32\[2,3\], wanted 3 feat"
     ):
-        fn.radial_basis(2)(params, jnp.ones((1, 2)))
+        fn.radial_basis(2)(params, ones((1, 2)))
     with pytest.raises(
         ValueError, match=r"radial_basis: input is float32\[\], wanted \(batch, \.\.\., features\)"
     ):
-        fn.radial_basis(2).init(KEY, jnp.ones(()))
+        fn.radial_basis(2).init(KEY, ones(()))
     with pytest.raises(TypeError, match=r"radial_basis: input is int32\[3\], wanted floating point"):
-        fn.radial_basis(2)(params, jnp.ones(3, int))
+        fn.radial_basis(2)(params, ones(3, int))
     with pytest.raises(ValueError, match=r"radial_basis: params has \['c'\], wanted \['beta', 'c'\]"):
-        fn.radial_basis(2)({"c": params["c"]}, jnp.ones((1, 3)))
+        fn.radial_basis(2)({"c": params["c"]}, ones((1, 3)))
     with pytest.raises(ValueError, match="radial_basis: centres=0, wanted at least 1"):
         fn.radial_basis(0)

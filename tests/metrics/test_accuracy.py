@@ -9,6 +9,9 @@ import pytest
 import sklearn.metrics
 
 from fnnet import metrics
+from tests.arrays import array, zeros
+
+accuracy = jax.jit(metrics.accuracy)
 
 
 @hypothesis.settings(max_examples=4)
@@ -19,36 +22,36 @@ def test_accuracy_of_any_shape_is_that_of_scikit_learn(batch: int, between: list
     random = np.random.default_rng(batch + classes)
     scores = random.normal(size=(batch, *between, classes))
     labels = random.integers(0, classes, (batch, *between))
-    got = metrics.accuracy(scores, labels)
+    got = accuracy(scores, labels)
     assert (got.shape, got.dtype) == ((batch,), jnp.float32)
     for i in range(batch):
         want = sklearn.metrics.accuracy_score(labels[i].ravel(), scores[i].argmax(-1).ravel())
         np.testing.assert_allclose(got[i], want, rtol=1e-6)
     # A distribution whose largest entry is the label's.
     softened = np.eye(classes, dtype=np.float32)[labels] * 0.6 + 0.1
-    np.testing.assert_array_equal(metrics.accuracy(scores, softened), got)
+    np.testing.assert_array_equal(accuracy(scores, softened), got)
 
 
 def test_accuracy_by_hand() -> None:
-    scores = jnp.array([[[0.1, 0.9], [0.8, 0.2]], [[0.1, 0.9], [0.2, 0.8]]])
-    np.testing.assert_array_equal(metrics.accuracy(scores, jnp.array([[1, 0], [0, 0]])), [1, 0])
-    np.testing.assert_array_equal(metrics.accuracy(scores, jnp.array([[1, 1], [0, 1]])), [0.5, 0.5])
-    np.testing.assert_array_equal(metrics.accuracy(scores[0], jnp.array([True, True])), [1, 0])
+    scores = array([[[0.1, 0.9], [0.8, 0.2]], [[0.1, 0.9], [0.2, 0.8]]])
+    np.testing.assert_array_equal(accuracy(scores, array([[1, 0], [0, 0]])), [1, 0])
+    np.testing.assert_array_equal(accuracy(scores, array([[1, 1], [0, 1]])), [0.5, 0.5])
+    np.testing.assert_array_equal(accuracy(scores[0], array([True, True])), [1, 0])
     # The first of two equal scores counts; a label that does not exist is never right.
-    np.testing.assert_array_equal(metrics.accuracy(jnp.zeros((4, 2)), jnp.array([0, 1, 2, -1])), [1, 0, 0, 0])
+    np.testing.assert_array_equal(accuracy(zeros((4, 2)), array([0, 1, 2, -1])), [1, 0, 0, 0])
     np.testing.assert_array_equal(metrics.accuracy([[1.0, -jnp.inf], [-jnp.inf, jnp.inf]], [0, 1]), [1, 1])
-    assert metrics.accuracy(jnp.zeros((0, 3)), jnp.zeros(0, int)).shape == (0,)
+    assert accuracy(zeros((0, 3)), zeros(0, int)).shape == (0,)
 
 
 def test_nan_among_the_scores_is_nan_and_not_class_0() -> None:
-    scores = jnp.array([[jnp.nan] * 3, [0.0, jnp.nan, 1.0], [0.0, 1.0, 0.0]])
-    np.testing.assert_array_equal(metrics.accuracy(scores, jnp.array([0, 1, 1])), [np.nan, np.nan, 1])
+    scores = array([[jnp.nan] * 3, [0.0, jnp.nan, 1.0], [0.0, 1.0, 0.0]])
+    np.testing.assert_array_equal(accuracy(scores, array([0, 1, 1])), [np.nan, np.nan, 1])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32])
 def test_jit_vmap_and_dtype(dtype: jnp.dtype) -> None:
-    scores = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (6, 4)), dtype)
-    labels = jnp.array([0, 1, 2, 3, 0, 1])
+    scores = array(np.random.default_rng(0).integers(-9, 9, (6, 4)), dtype)
+    labels = array([0, 1, 2, 3, 0, 1])
     want = np.asarray(scores).argmax(-1) == labels
     for f in (metrics.accuracy, jax.jit(metrics.accuracy), jax.vmap(metrics.accuracy)):
         got = f(scores, labels)
@@ -61,16 +64,16 @@ def test_jit_vmap_and_dtype(dtype: jnp.dtype) -> None:
     "prediction, target, wanted",
     [
         (
-            jnp.zeros((4, 3)),
-            jnp.zeros((4, 3), int),
+            zeros((4, 3)),
+            zeros((4, 3), int),
             r"target int32\[4,3\], wanted integer labels of shape \(4,\)",
         ),
-        (jnp.zeros((4, 3)), jnp.zeros((4, 1), int), r"or a distribution of shape \(4, 3\)"),
-        (jnp.zeros((4, 3)), jnp.zeros((4, 2)), r"prediction is float32\[4,3\] and target float32\[4,2\]"),
-        (jnp.zeros((4, 3)), jnp.zeros(4), r"target float32\[4\], wanted integer labels"),
-        (jnp.zeros((4, 2, 3)), jnp.zeros(4, int), r"wanted integer labels of shape \(4, 2\)"),
-        (jnp.zeros(4), jnp.zeros(4, int), r"prediction is float32\[4\] and target int32\[4\]"),
-        (jnp.zeros(()), jnp.zeros((), int), r"prediction is float32\[\], wanted \(batch, ..., classes\)"),
+        (zeros((4, 3)), zeros((4, 1), int), r"or a distribution of shape \(4, 3\)"),
+        (zeros((4, 3)), zeros((4, 2)), r"prediction is float32\[4,3\] and target float32\[4,2\]"),
+        (zeros((4, 3)), zeros(4), r"target float32\[4\], wanted integer labels"),
+        (zeros((4, 2, 3)), zeros(4, int), r"wanted integer labels of shape \(4, 2\)"),
+        (zeros(4), zeros(4, int), r"prediction is float32\[4\] and target int32\[4\]"),
+        (zeros(()), zeros((), int), r"prediction is float32\[\], wanted \(batch, ..., classes\)"),
     ],
 )
 def test_targets_that_do_not_fit_raise(prediction: jax.Array, target: jax.Array, wanted: str) -> None:
@@ -96,39 +99,40 @@ def test_top_k_is_that_of_scikit_learn(between: tuple[int, ...]) -> None:
 
 
 def test_of_equal_scores_top_k_takes_the_lower_class_as_accuracy_does() -> None:
-    labels = jnp.arange(4)
-    tied = jnp.broadcast_to(jnp.array([1.0, 2.0, 1.0, 1.0]), (4, 4))
+    labels = array(np.arange(4))
+    tied = np.broadcast_to(array([1.0, 2.0, 1.0, 1.0]), (4, 4))
     for k, right in ((1, [0, 1, 0, 0]), (2, [1, 1, 0, 0]), (3, [1, 1, 1, 0]), (4, [1, 1, 1, 1])):
-        np.testing.assert_array_equal(metrics.top_k(k)(tied, labels), right)
-    scores = jnp.asarray(np.random.default_rng(0).integers(0, 3, (60, 4)), jnp.bfloat16)
-    labels = jnp.asarray(np.random.default_rng(1).integers(0, 4, 60), jnp.int8)
-    np.testing.assert_array_equal(metrics.top_k(1)(scores, labels), metrics.accuracy(scores, labels))
+        np.testing.assert_array_equal(jax.jit(metrics.top_k(k))(tied, labels), right)
+    scores = array(np.random.default_rng(0).integers(0, 3, (60, 4)), jnp.bfloat16)
+    labels = array(np.random.default_rng(1).integers(0, 4, 60), jnp.int8)
+    np.testing.assert_array_equal(jax.jit(metrics.top_k(1))(scores, labels), accuracy(scores, labels))
 
 
 def test_top_k_of_what_has_no_answer() -> None:
-    scores = jnp.array([[jnp.nan, 1.0, 0.0], [jnp.inf, -jnp.inf, 0.0], [jnp.inf, -jnp.inf, 0.0]])
-    np.testing.assert_array_equal(metrics.top_k(2)(scores, jnp.array([1, 1, 2])), [np.nan, 0, 1])
+    scores = array([[jnp.nan, 1.0, 0.0], [jnp.inf, -jnp.inf, 0.0], [jnp.inf, -jnp.inf, 0.0]])
+    np.testing.assert_array_equal(jax.jit(metrics.top_k(2))(scores, array([1, 1, 2])), [np.nan, 0, 1])
     # A label that does not exist is never right, not even among all the classes.
-    np.testing.assert_array_equal(metrics.top_k(3)(scores[1:], jnp.array([3, -1])), [0, 0])
-    assert metrics.top_k(3)(jnp.zeros((0, 3)), jnp.zeros(0, int)).shape == (0,)
-    unclear = jnp.array([[0.0, jnp.nan, 0.0]])
-    assert metrics.accuracy(scores[1:2], unclear) == metrics.top_k(3)(scores[1:2], unclear) == 0
+    np.testing.assert_array_equal(jax.jit(metrics.top_k(3))(scores[1:], array([3, -1])), [0, 0])
+    assert jax.jit(metrics.top_k(3))(zeros((0, 3)), zeros(0, int)).shape == (0,)
+    unclear = array([[0.0, jnp.nan, 0.0]])
+    assert accuracy(scores[1:2], unclear) == jax.jit(metrics.top_k(3))(scores[1:2], unclear) == 0
 
 
 def test_top_k_under_jit_and_vmap() -> None:
-    scores, labels = jnp.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), jnp.array([1, 0])
+    scores, labels = array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), array([1, 0])
     for f in (jax.jit(metrics.top_k(2)), jax.vmap(metrics.top_k(2))):
         np.testing.assert_array_equal(f(scores, labels), [1, 0])
 
 
 def test_labels_in_few_bits_reach_all_of_their_classes() -> None:
     """int8 has no 200, bool no 2."""
-    scores = jnp.zeros((3, 200)).at[:, 100].set(1)
-    labels = jnp.array([100, 1, -100], jnp.int8)
-    np.testing.assert_array_equal(metrics.accuracy(scores, labels), [1, 0, 0])
-    np.testing.assert_array_equal(metrics.top_k(2)(scores, labels), [1, 0, 0])
-    np.testing.assert_array_equal(metrics.top_k(2)(scores, labels.astype(jnp.uint32)), [1, 0, 0])
-    np.testing.assert_array_equal(metrics.top_k(1)(scores[:, 99:101], jnp.array([True] * 3)), [1, 1, 1])
+    scores = zeros((3, 200))
+    scores[:, 100] = 1
+    labels = array([100, 1, -100], jnp.int8)
+    np.testing.assert_array_equal(accuracy(scores, labels), [1, 0, 0])
+    np.testing.assert_array_equal(jax.jit(metrics.top_k(2))(scores, labels), [1, 0, 0])
+    np.testing.assert_array_equal(jax.jit(metrics.top_k(2))(scores, labels.astype(jnp.uint32)), [1, 0, 0])
+    np.testing.assert_array_equal(jax.jit(metrics.top_k(1))(scores[:, 99:101], array([True] * 3)), [1, 1, 1])
 
 
 def test_a_wrong_k_raises() -> None:
@@ -136,9 +140,11 @@ def test_a_wrong_k_raises() -> None:
         metrics.top_k(2.0)
     with pytest.raises(ValueError, match="top_k: k=0, wanted at least 1"):
         metrics.top_k(0)
-    with pytest.raises(ValueError, match=r"top_k: k=4, wanted 3 at most, the classes of float32\[2,3\]"):
-        metrics.top_k(4)(jnp.zeros((2, 3)), jnp.zeros(2, int))
+    with pytest.raises(
+        ValueError, match=r"top_k: k=4, wanted at most 3, the number of classes in float32\[2,3\]"
+    ):
+        metrics.top_k(4)(zeros((2, 3)), zeros(2, int))
     with pytest.raises(
         ValueError, match=r"top_k: prediction is float32\[2,3\] and target int32\[3\], wanted"
     ):
-        metrics.top_k(2)(jnp.zeros((2, 3)), jnp.zeros(3, int))
+        metrics.top_k(2)(zeros((2, 3)), zeros(3, int))

@@ -12,6 +12,7 @@ import sklearn.calibration
 import sklearn.metrics
 
 from fnnet import losses, metrics
+from tests.arrays import array, zeros
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -38,15 +39,15 @@ def test_the_error_is_the_gap_of_the_reliability_curve(bins: int) -> None:
 
 def test_a_confidence_at_an_edge_belongs_to_the_bin_below() -> None:
     """1/2, right, and 3/4, wrong: apart, the gaps are 1/2 and 3/4; in one bin they partly cancel."""
-    logits = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
-    labels = jnp.array([0, 0])
+    logits = np.log(array([[0.5, 0.5], [0.25, 0.75]]))
+    labels = array([0, 0])
     np.testing.assert_allclose(
         of(metrics.calibration_error(4), logits, labels), (1 / 2 + 3 / 4) / 2, rtol=1e-6
     )
     np.testing.assert_allclose(of(metrics.calibration_error(1), logits, labels), 1 / 8, rtol=1e-6)
-    assert of(metrics.calibration_error(), 1e9 * jnp.eye(2), jnp.array([0, 1])) == 0
-    assert of(metrics.calibration_error(), 1e9 * jnp.eye(2), jnp.array([1, 0])) == 1
-    assert np.isnan(of(metrics.calibration_error(), jnp.full((1, 2), jnp.inf), jnp.array([0])))
+    assert of(metrics.calibration_error(), 1e9 * array(np.eye(2)), array([0, 1])) == 0
+    assert of(metrics.calibration_error(), 1e9 * array(np.eye(2)), array([1, 0])) == 1
+    assert np.isnan(of(metrics.calibration_error(), array(np.full((1, 2), jnp.inf)), array([0])))
 
 
 def test_perplexity_of_another_loss_and_of_sequences() -> None:
@@ -64,8 +65,8 @@ def test_wrong_arguments_and_shapes_raise() -> None:
     with pytest.raises(
         ValueError, match=r"calibration_error: prediction is float32\[3\], wanted \(batch, ..."
     ):
-        of(metrics.calibration_error(), jnp.zeros(3), jnp.zeros([], int))
+        of(metrics.calibration_error(), zeros(3), zeros([], int))
     with pytest.raises(ValueError, match=r"calibration_error: .* target int32\[3\], wanted integer labels"):
-        of(metrics.calibration_error(), jnp.zeros((2, 3)), jnp.zeros(3, int))
+        of(metrics.calibration_error(), zeros((2, 3)), zeros(3, int))
     with pytest.raises(ValueError, match=r"perplexity is float32\[\], wanted one value for each of the 2"):
-        of(metrics.perplexity(lambda z, t: jnp.mean(z)), jnp.zeros((2, 3)), jnp.zeros(2, int))
+        of(metrics.perplexity(lambda z, t: jnp.mean(z)), zeros((2, 3)), zeros(2, int))

@@ -18,6 +18,7 @@ import sklearn.metrics
 
 import fnnet as fn
 from fnnet import metrics
+from tests.arrays import array
 
 N, CLASSES, BATCHES = 12, 3, 4
 close = np.testing.assert_allclose
@@ -238,8 +239,8 @@ def test_a_mask_that_does_not_fit_raises(case: Case) -> None:
 def test_a_mean_counts_what_the_mask_leaves() -> None:
     accuracy = metrics.mean(metrics.accuracy)
     assert np.isnan(accuracy.result(accuracy.init()))
-    scores, labels = jnp.array([[0.1, 0.9], [0.8, 0.2], [jnp.nan, 0.0]]), jnp.array([1, 1, 0])
-    totals = accuracy.update(accuracy.init(), scores, labels, jnp.array([True, True, False]))
+    scores, labels = array([[0.1, 0.9], [0.8, 0.2], [jnp.nan, 0.0]]), array([1, 1, 0])
+    totals = accuracy.update(accuracy.init(), scores, labels, array([True, True, False]))
     assert accuracy.result(totals) == 0.5
     assert metrics.mean(accuracy) is accuracy
 
@@ -284,7 +285,7 @@ def test_in_a_run_under_vmap_the_last_evaluation_is_that_of_the_params() -> None
         eval_batch_size=5,
         metrics={"f1": metrics.f1(3), "auc": metrics.roc_auc(48, 3)},
     )
-    rates = {"learning_rate": jnp.array([0.1, 1.0])}
+    rates = {"learning_rate": array([0.1, 1.0])}
     trained = jax.jit(jax.vmap(lambda h: run(jax.random.key(1), data, h)))(rates)
     params, history = trained.params, trained.history
     assert (history["train_f1"].shape, history["valid_f1"].shape) == ((2, 4), (2, 2))

@@ -10,6 +10,7 @@ import pytest
 import sklearn.metrics
 
 from fnnet import metrics
+from tests.arrays import array, zeros
 
 MAKERS = {"precision": metrics.precision, "recall": metrics.recall, "f1": metrics.f1}
 AVERAGES = ("macro", "micro", "weighted", None)
@@ -70,7 +71,7 @@ def test_each_position_of_a_sequence_counts_and_a_mask_leaves_out_whole_sequence
 
 
 def test_a_distribution_with_nan_has_no_answer() -> None:
-    batch = jnp.eye(2), jnp.array([[1.0, 0.0], [jnp.nan, 0.0]])
+    batch = array(np.eye(2)), array([[1.0, 0.0], [jnp.nan, 0.0]])
     assert np.all(of(metrics.confusion_matrix(2), *batch) == -1)
     assert np.all(np.isnan(of(metrics.recall(2, None), *batch)))
 
@@ -79,13 +80,13 @@ def test_counts_beyond_what_float32_holds() -> None:
     """One more than 2^24 is lost in float32."""
     many = 2**24
     confusion, precision = metrics.confusion_matrix(2), metrics.precision(2, None)
-    batch = jnp.eye(2), jnp.array([0, 1])
-    matrix, _ = confusion.update((jnp.full((2, 2), many), jnp.zeros([], jnp.int32)), *batch)
+    batch = array(np.eye(2)), array([0, 1])
+    matrix, _ = jax.jit(confusion.update)((array(np.full((2, 2), many)), zeros([], jnp.int32)), *batch)
     np.testing.assert_array_equal(matrix, [[many + 1, many], [many, many + 1]])
-    counts, unknown = precision.update((jnp.full((3, 2), many), jnp.zeros([], jnp.int32)), *batch)
+    counts, unknown = jax.jit(precision.update)((array(np.full((3, 2), many)), zeros([], jnp.int32)), *batch)
     np.testing.assert_array_equal(counts, np.full((3, 2), many + 1))
     # The sums over classes and the doubled counts of F1 pass 2^31.
-    large = jnp.full((3, 2), 2**30 - 1)
+    large = array(np.full((3, 2), 2**30 - 1))
     np.testing.assert_allclose(metrics.f1(2, "micro").result((large, unknown)), 1, rtol=1e-6)
     np.testing.assert_allclose(metrics.f1(2, "weighted").result((large, unknown)), 1, rtol=1e-6)
 
@@ -108,10 +109,10 @@ def test_wrong_arguments_raise(name: str) -> None:
 @pytest.mark.parametrize(
     "prediction, target, wanted",
     [
-        (jnp.zeros((4, 2)), jnp.zeros(4, int), r"prediction is float32\[4,2\], wanted \(batch, ..., 3\)"),
-        (jnp.zeros(3), jnp.zeros([], int), r"prediction is float32\[3\], wanted \(batch, ..., 3\)"),
-        (jnp.zeros((4, 3)), jnp.zeros(3, int), r"target int32\[3\], wanted integer labels of shape \(4,\)"),
-        (jnp.zeros([]), jnp.zeros([], int), r"prediction is float32\[\], wanted \(batch, ..., classes\)"),
+        (zeros((4, 2)), zeros(4, int), r"prediction is float32\[4,2\], wanted \(batch, ..., 3\)"),
+        (zeros(3), zeros([], int), r"prediction is float32\[3\], wanted \(batch, ..., 3\)"),
+        (zeros((4, 3)), zeros(3, int), r"target int32\[3\], wanted integer labels of shape \(4,\)"),
+        (zeros([]), zeros([], int), r"prediction is float32\[\], wanted \(batch, ..., classes\)"),
     ],
 )
 def test_shapes_that_do_not_fit_raise(prediction: jax.Array, target: jax.Array, wanted: str) -> None:

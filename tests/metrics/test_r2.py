@@ -4,12 +4,12 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
 
 from fnnet import metrics
+from tests.arrays import array, ones, zeros
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -60,9 +60,9 @@ def test_constant_targets_are_as_in_scikit_learn() -> None:
 
 
 def test_fewer_than_two_examples_have_none() -> None:
-    assert np.isnan(of(metrics.r2(), jnp.ones(1), jnp.ones(1)))
-    assert np.isnan(of(metrics.r2(), jnp.ones(2), jnp.ones(2), jnp.array([False, True])))
-    assert of(metrics.r2(), jnp.ones(2), jnp.ones(2)) == 1
+    assert np.isnan(of(metrics.r2(), ones(1), ones(1)))
+    assert np.isnan(of(metrics.r2(), ones(2), ones(2), array([False, True])))
+    assert of(metrics.r2(), ones(2), ones(2)) == 1
 
 
 def test_one_output_with_an_axis_or_without_and_whole_numbers() -> None:
@@ -86,6 +86,6 @@ def test_shapes_that_do_not_fit_raise(
     outputs: int, prediction: tuple[int, ...], target: tuple[int, ...], wanted: str
 ) -> None:
     with pytest.raises(ValueError, match=f"r2: .*{wanted}"):
-        of(metrics.r2(outputs), jnp.zeros(prediction), jnp.zeros(target))
+        of(metrics.r2(outputs), zeros(prediction), zeros(target))
     with pytest.raises(TypeError, match="r2: outputs=None, wanted a positive int"):
         metrics.r2(None)

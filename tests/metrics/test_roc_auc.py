@@ -10,6 +10,7 @@ import pytest
 import sklearn.metrics
 
 from fnnet import metrics
+from tests.arrays import array, ones, zeros
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -40,10 +41,10 @@ def test_any_capacity(n: int, capacity: int) -> None:
 
 
 def test_the_forms_of_predictions_and_targets_are_one() -> None:
-    scores, labels = jnp.array([0.5, -jnp.inf, 0.0, -0.0, jnp.inf, 2.0]), jnp.array([1, 0, 1, 0, 1, 0])
+    scores, labels = array([0.5, -jnp.inf, 0.0, -0.0, jnp.inf, 2.0]), array([1, 0, 1, 0, 1, 0])
     # By hand: of 9 pairs 6 are right (0.5 and 0 over -inf, 0.5 over -0, inf over all); 0 and -0 are a tie.
     auc = metrics.roc_auc(6)
-    logits = jnp.stack([jnp.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), jnp.arange(1, 7) + scores], axis=-1)
+    logits = np.stack([array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), array(np.arange(1, 7)) + scores], axis=-1)
     for prediction, target in (
         (scores, labels),
         (scores[:, None], labels[:, None].astype(jnp.float32)),
@@ -57,24 +58,24 @@ def test_the_forms_of_predictions_and_targets_are_one() -> None:
 
 def test_an_area_without_both_classes_is_nan() -> None:
     auc = metrics.roc_auc(4)
-    assert np.isnan(of(auc, jnp.arange(4.0), jnp.ones(4, int)))
-    assert np.isnan(of(auc, jnp.arange(4.0), jnp.zeros(4, int)))
-    assert np.isnan(of(metrics.roc_auc(4, 3), jnp.eye(4, 3), jnp.array([0, 1, 1, 0])))
+    assert np.isnan(of(auc, array(np.arange(4.0)), ones(4, int)))
+    assert np.isnan(of(auc, array(np.arange(4.0)), zeros(4, int)))
+    assert np.isnan(of(metrics.roc_auc(4, 3), array(np.eye(4, 3)), array([0, 1, 1, 0])))
     # One of each is enough.
-    assert of(auc, jnp.arange(2.0), jnp.array([0, 1])) == 1
-    assert of(auc, jnp.arange(2.0), jnp.array([1, 0])) == 0
-    assert of(auc, jnp.zeros(2), jnp.array([1, 0])) == 0.5
+    assert of(auc, array(np.arange(2.0)), array([0, 1])) == 1
+    assert of(auc, array(np.arange(2.0)), array([1, 0])) == 0
+    assert of(auc, zeros(2), array([1, 0])) == 0.5
 
 
 def test_a_target_between_the_classes_has_no_answer() -> None:
     for strange in (0.5, jnp.nan, 2.0, -1.0):
-        assert np.isnan(of(metrics.roc_auc(3), jnp.arange(3.0), jnp.array([0.0, 1.0, strange])))
+        assert np.isnan(of(metrics.roc_auc(3), array(np.arange(3.0)), array([0.0, 1.0, strange])))
 
 
 def test_what_finds_no_room_makes_it_nan_for_good() -> None:
     auc = metrics.roc_auc(4)
     update, result = jax.jit(auc.update), jax.jit(auc.result)
-    scores, labels = jnp.arange(4.0), jnp.array([0, 0, 1, 1])
+    scores, labels = array(np.arange(4.0)), array([0, 0, 1, 1])
     totals = update(auc.init(), scores, labels, np.ones(4, bool))
     assert result(totals) == 1
     # What does not count needs no room.

@@ -1,6 +1,6 @@
-"""Optimizers without a twin in optax, by name: a line here enrols one in test_method_contract.py.
+"""Optimizers without a twin in optax, by name. A line here adds one to test_method_contract.py.
 
-Their parity with another baseline (SciPy, optimistix, cma, an equation in NumPy) is in a test of their own.
+Each is compared with another baseline (SciPy, optimistix, cma, its equation in NumPy) in a test file of its own.
 """
 
 from collections.abc import Callable
@@ -38,12 +38,12 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
     "natural_gradient": (fn.optim.natural_gradient, {}),
     "natural_gradient(empirical)": (fn.optim.natural_gradient, {"fisher": "empirical", "damping": 0.5}),
     "shampoo": (fn.optim.shampoo, {"learning_rate": 0.5}),
-    # The batch does not change: entries of g' that are 0 but for rounding would be brought to 1 with a small eps.
+    # The batch does not change: with a small eps, entries of g' that are only rounding errors would be scaled up to 1.
     "soap": (fn.optim.soap, {"learning_rate": 0.1, "eps": 1e-3}),
 }
 
-# Functions of fn.optim that are no optimizers by themselves, each with tests of its own: wrappers, parts of
-# chains, schedules, averages.
+# Functions of fn.optim that are not optimizers by themselves: wrappers, parts of chains, schedules, averages. Each has
+# its own tests.
 PARTS: set[str] = {
     "accumulate",
     "adaptive_grad_clip",

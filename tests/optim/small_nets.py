@@ -22,7 +22,7 @@ class Problem(NamedTuple):
 
 
 def regression(n: int = 20, noise: float = 0.05) -> Problem:
-    """A 1-2-1 network near its teacher; the loss is half the sum of squares, as optimistix has it."""
+    """A 1-2-1 network close to its teacher. The loss is half the sum of squares, as in optimistix."""
     draw = np.random.default_rng(0)
     x = jnp.asarray(np.linspace(-2, 2, n)[:, None])
     teacher = {"w": jnp.array([[1.5, -0.7]]), "b": jnp.array([0.5, 1.0]), "v": jnp.array([[1.0], [2.0]])}
@@ -36,7 +36,7 @@ def regression(n: int = 20, noise: float = 0.05) -> Problem:
 
 
 def classification(dtype: Any = np.float64) -> Problem:
-    """A 2-3-3 network, 8 examples of 3 classes: the mean cross-entropy, whose Hessian couples the classes."""
+    """A 2-3-3 network and 8 examples of 3 classes. The loss is the mean cross-entropy; its Hessian couples classes."""
     draw = np.random.default_rng(1)
     net = fn.serial(fn.dense(3), fn.tanh, fn.dense(3))
     x, y = jnp.asarray(draw.normal(size=(8, 2)), dtype), jnp.asarray(draw.integers(0, 3, 8))
@@ -85,7 +85,7 @@ def curves(problem: Problem) -> Any:
 
 
 def of_optimistix(solver: Any, problem: Problem, residual: Any, steps: int) -> np.ndarray:
-    """The accepted params after 0, 1, ... steps of optimistix, whose first evaluates the start."""
+    """The accepted params after 0, 1, ... steps of optimistix. Its first step only evaluates the start."""
     theta, unravel = ravel_pytree(problem.params)
     tags: frozenset[object] = frozenset()
 

@@ -1,8 +1,9 @@
-"""What every optimizer without an optax twin keeps: the same loop, the same wrappers, a stable state, a count."""
+"""The contract of every optimizer without an optax twin: the same loop and wrappers, a stable state, a count."""
 
 import inspect
-from functools import partial
-from typing import Any
+import re
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -12,20 +13,25 @@ import optax
 import pytest
 
 from fnnet.optim.evaluations import Evaluations
+from tests.arrays import at, close, each, stack
 from tests.optim.methods import OTHERS
 
 NEEDED = ("value", "grad", "value_fn", "predict_fn", "loss_fn")
 
 
-def params_of(dtype: Any = jnp.float32) -> dict[str, Any]:
-    return {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]], dtype), "b": jnp.array([0.1, 0.0], dtype)}
+RNG = np.random.default_rng(0)
+X, Y = (RNG.normal(size=(8, 2)) for _ in range(2))
+
+
+def params_of(dtype: Any = np.float32) -> dict[str, Any]:
+    tree = {"w": [[1.0, -2.0], [0.5, 3.0]], "b": [0.1, 0.0]}
+    return {name: jnp.array(np.array(a, dtype)) for name, a in tree.items()}
 
 
 def extra_of(params: Any) -> dict[str, Any]:
-    """What training hands to update, for a linear least-squares problem whose solution is not a fit."""
+    """What training passes to update, for a linear least-squares problem without a perfect fit."""
     dtype = params["b"].dtype
-    rng = np.random.default_rng(0)
-    x, y = (jnp.asarray(rng.normal(size=(8, 2)), dtype) for _ in range(2))
+    x, y = (jnp.asarray(a, dtype) for a in (X, Y))
 
     def predict(params: Any) -> jax.Array:
         return x @ params["w"] + jnp.broadcast_to(params["b"], y.shape)
@@ -40,28 +46,63 @@ def extra_of(params: Any) -> dict[str, Any]:
     return {"value": at, "grad": grad, "value_fn": value, "predict_fn": predict, "loss_fn": loss}
 
 
+def value_of(params: Any) -> float:
+    """The loss, in NumPy."""
+    return float(np.mean(np.sum((X @ np.asarray(params["w"]) + np.asarray(params["b"]) - Y) ** 2, axis=1)))
+
+
 def make(name: str, **hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
     maker, keywords = OTHERS[name]
     return optax.with_extra_args_support(maker(**{**keywords, **hyperparameters}))
 
 
-def run(optimizer: Any, params: Any, steps: int) -> Any:
-    """(params, state) after some steps, each loss, as one program."""
+def step_of(optimizer: Any, params: Any, state: Any) -> Any:
+    extra = extra_of(params)
+    updates, state = optimizer.update(extra["grad"], state, params, nobody_knows=3, **extra)
+    return optax.apply_updates(params, updates), state
+
+
+class Path(NamedTuple):
+    params: list[Any]  # before each of 60 steps and after the last, in NumPy
+    state: Any  # after the last
+    traces: int
+
+
+@cache
+def path_of(name: str) -> Path:
+    """60 steps of a method, each a call of one compiled step."""
+    traces, optimizer = [], make(name)
+
+    # Donated, as in a training loop: no two leaves may share a buffer.
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any) -> Any:
+        traces.append(1)
+        return step_of(optimizer, params, state)
+
+    params = params_of()
+    state, seen = optimizer.init(params), [each(np.copy, params)]
+    for _ in range(60):
+        params, state = step(params, state)
+        seen.append(each(np.copy, params))
+    return Path(seen, state, len(traces))
+
+
+def last(optimizer: Any, steps: int) -> Any:
+    """The params after some steps, as one scan."""
 
     def step(carry: Any, _: None) -> Any:
-        params, state = carry
-        extra = extra_of(params)
-        updates, state = optimizer.update(extra["grad"], state, params, **extra)
-        return (optax.apply_updates(params, updates), state), extra["value"]
+        return step_of(optimizer, *carry), None
 
-    return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+    params = params_of()
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[0][0]
 
 
 def avals(tree: Any) -> Any:
     return jax.tree.map(lambda a: (a.shape, a.dtype, a.weak_type), tree)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+# A compiled step is shared by several tests: those of a method run in one process (xdist_group).
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OTHERS])
 class TestMethods:
     def test_type_and_name(self, name: str) -> None:
         maker, keywords = OTHERS[name]
@@ -81,11 +122,12 @@ class TestMethods:
             chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
             assert avals(new_state) == avals(state)
 
-    def test_descends_and_counts(self, name: str) -> None:
-        optimizer, params = make(name), params_of()
-        (end, state), losses = jax.jit(lambda p: run(optimizer, p, 60))(params)
-        assert extra_of(end)["value"] < losses[0] - 0.5 * (losses[0] - least())
-        counted = [leaf for leaf in jax.tree.leaves(state, is_leaf=is_count) if is_count(leaf)]
+    def test_compiles_once_descends_and_counts(self, name: str) -> None:
+        path = path_of(name)
+        assert path.traces == 1
+        first, end = value_of(path.params[0]), path.params[-1]
+        assert value_of(end) < first - 0.5 * (first - least())
+        counted = [leaf for leaf in jax.tree.leaves(path.state, is_leaf=is_count) if is_count(leaf)]
         assert len(counted) <= 1
         assert all(count.values >= 60 for count in counted)
         chex.assert_tree_all_finite(end)
@@ -94,53 +136,25 @@ class TestMethods:
         maker, keywords = OTHERS[name]
         signature = inspect.signature(maker).parameters.values()
         defaults = {p.name: p.default for p in signature} | keywords
-        numbers = {k: jnp.float32(v) for k, v in defaults.items() if isinstance(v, float)}
-        many = jax.tree.map(lambda a: jnp.stack([a, a]), numbers)
-        params = params_of()
-
-        def last(numbers: dict[str, jax.Array]) -> Any:
-            return run(make(name, **numbers), params, 3)[0][0]
-
-        # One program for both: half of the time to compile them apart.
-        ends, end = jax.jit(lambda many: (jax.vmap(last, axis_size=2)(many), last({})))(many)
+        numbers = {k: np.float32(v) for k, v in defaults.items() if isinstance(v, float)}
+        mapped = jax.vmap(lambda numbers: last(make(name, **numbers), 3), axis_size=2)
+        ends = jax.jit(mapped)(stack(numbers, numbers))
         for i in range(2):
-            chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], ends), end, rtol=1e-3, atol=1e-4)
-
-    def test_no_second_compile(self, name: str) -> None:
-        traces, optimizer, params = [], make(name), params_of()
-
-        # Donated, as in a loop: no two leaves may be one buffer.
-        @partial(jax.jit, donate_argnums=(0, 1))
-        def step(params: Any, state: Any) -> Any:
-            traces.append(1)
-            extra = extra_of(params)
-            updates, state = optimizer.update(extra["grad"], state, params, nobody_knows=3, **extra)
-            return optax.apply_updates(params, updates), state
-
-        now = (params, optimizer.init(params))
-        for _ in range(3):
-            now = step(*now)
-        assert len(traces) == 1
+            close(at(ends, i), path_of(name).params[3], rtol=1e-3, atol=1e-4)
 
     def test_inside_the_wrappers_of_optax(self, name: str) -> None:
-        params = params_of()
-        alone, chained, guarded = (
-            wrap(make(name))
-            for wrap in (
-                lambda o: o,
-                lambda o: optax.chain(o, optax.identity()),
-                lambda o: optax.apply_if_finite(o, 3),
-            )
-        )
+        optimizer, params = make(name), params_of()
+        guarded = optax.apply_if_finite(optimizer, 3)
+        close(jax.jit(lambda: last(guarded, 3))(), path_of(name).params[3], rtol=1e-4, atol=1e-5)
 
-        def ends(params: Any) -> Any:
-            return [run(optimizer, params, 3)[0][0] for optimizer in (alone, chained, guarded)]
+        def program(optimizer: Any) -> str:
+            state = jax.eval_shape(optimizer.init, params)
+            text = str(jax.make_jaxpr(partial(step_of, optimizer))(params, state))
+            return re.sub("0x[0-9a-f]+", "", text)
 
-        first, *others = jax.jit(ends)(params)
-        for other in others:
-            chex.assert_trees_all_close(other, first, rtol=1e-4, atol=1e-5)
-        state = alone.init(params)
-        moved = optax.tree.map_params(alone, lambda p: p + 1, state)
+        assert program(optax.chain(optimizer, optax.identity())) == program(optimizer)
+        state = optimizer.init(params)
+        moved = optax.tree.map_params(optimizer, lambda p: p + 1, state)
         assert avals(moved) == avals(state)
 
     def test_what_is_missing_is_named(self, name: str) -> None:
@@ -156,7 +170,7 @@ class TestMethods:
 
         assert needs(extra) is None
         messages = {n: needs({k: v for k, v in extra.items() if k != n}) for n in NEEDED}
-        # Who evaluates the objective itself asks for something, and counts; who takes the gradient alone does neither.
+        # A method that evaluates the objective needs something, and counts; one that uses the gradient alone does not.
         assert any(messages.values()) == any(map(is_count, jax.tree.leaves(state, is_leaf=is_count)))
         for missing, message in messages.items():
             assert message is None or missing in message
@@ -168,7 +182,5 @@ def is_count(leaf: Any) -> bool:
 
 def least() -> float:
     """The smallest loss of the problem, by NumPy."""
-    rng = np.random.default_rng(0)
-    x, y = (rng.normal(size=(8, 2)) for _ in range(2))
-    design = np.concatenate([x, np.ones((8, 1))], axis=1)
-    return float(np.linalg.lstsq(design, y, rcond=None)[1].sum() / 8)
+    design = np.concatenate([X, np.ones((8, 1))], axis=1)
+    return float(np.linalg.lstsq(design, Y, rcond=None)[1].sum() / 8)

@@ -1,12 +1,13 @@
 """Every optimizer beside its optax twin on a real network with noisy gradients, at every one of 1,000 steps.
 
-The bound of the project is 1e-12 relative in float64. On a CPU twins are equal bit for bit, in every dtype, and
-that is what is tested: 0 units in the last place. (What it takes is the order of the operations: compilers fuse one
-of two products with their sum, and rounding follows.)
+The bound of the project is 1e-12 relative in float64. On a CPU twins are equal bit for bit, in every dtype, and that is
+what is tested: 0 units in the last place. (This depends on the order of the operations: compilers fuse one of two
+products with their sum, and rounding follows.)
 """
 
+from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,115 +17,135 @@ import pytest
 
 import fnnet as fn
 from fnnet.optim import TWINS
+from tests.arrays import integers, normal
 
 STEPS = 1000
 RATES = (1e-3, 1e-2, 1e-1)
-# Relative, by dtype, of twins that are not equal bit for bit, each with its reason.
-# muon: newer releases of jax sum its products of matrices in another order for one side than for the other; a rate
-# of 0.1, at which it bounces, makes any rounding as large as the params, and is left out.
+# Relative bounds, by dtype, of twins that are not equal bit for bit, each with its reason.
+# muon: newer releases of jax sum its matrix products in another order for one side than for the other. A rate of
+# 0.1, at which it oscillates and any rounding error grows as large as the params, is left out.
 BOUNDS: dict[str, dict[Any, float]] = {"muon": {jnp.float64: 1e-12, jnp.float32: 1e-4}}
 RATES_OF = {"muon": (1e-4, 1e-3, 1e-2)}
 
+# A network with two layers learns the classes that a linear map gives.
+NET = fn.serial(fn.dense(16), fn.tanh, fn.dense(5))
+X = normal(256, 8, seed=1)
+Y = np.argmax(X @ normal(8, 5, seed=2), axis=1).astype(np.int32)
+BATCHES = integers(256, STEPS, 32, seed=3)
+# One step without a gradient, and one with its sign flipped.
+FACTORS = np.select([np.arange(STEPS) == 100, np.arange(STEPS) == 200], [0, -1], 1).astype(np.float32)
+
+
+class Case(NamedTuple):
+    """A training run, or several of them mapped over their learning rates."""
+
+    make: Callable[..., Any]  # learning_rate -> optimizer
+    dtype: Any
+    rate: Any = 1e-2  # a number or a schedule; an array of rates for mapped runs
+    bound: float = 0.0  # of the relative difference from the twin
+
+    def init(self, params: Any) -> Any:
+        """The params and the state, before the first step."""
+        params = jax.tree.map(lambda p: p.astype(self.dtype), params)
+        if isinstance(self.rate, np.ndarray):
+            params = jax.tree.map(lambda p: jnp.stack([p] * len(self.rate)), params)
+        return params, self.with_rate(lambda optimizer, params: optimizer.init(params), params)
+
+    def step(self, params: Any, state: Any, batch: Any) -> Any:
+        def one(optimizer: Any, params: Any, state: Any) -> Any:
+            # The barrier keeps the compiler from fusing the gradient with the update.
+            grads = jax.lax.optimization_barrier(gradient(params, *batch))
+            updates, state = optimizer.update(grads, state, params)
+            return jax.lax.optimization_barrier(optax.apply_updates(params, updates)), state
+
+        return self.with_rate(one, params, state)
+
+    def with_rate(self, f: Any, *arguments: Any) -> Any:
+        if isinstance(self.rate, np.ndarray):
+            return jax.vmap(lambda rate, *a: f(self.make(learning_rate=rate), *a))(self.rate, *arguments)
+        return f(self.make(learning_rate=self.rate), *arguments)
+
 
 @cache
-def problem(dtype: Any) -> Any:
-    """A network with two layers learns a third one's classes: (params, compiled gradient of a random batch's loss)."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    net = fn.serial(fn.dense(16), fn.tanh, fn.dense(5))
-    params, _ = net.init(keys[0], jax.ShapeDtypeStruct((1, 8), dtype))
-    x = jax.random.normal(keys[1], (256, 8), dtype)
-    y = jnp.argmax(x @ jax.random.normal(keys[2], (8, 5), dtype), axis=1)
-
-    def grad(params: Any, step: Any) -> Any:
-        batch = jax.random.randint(jax.random.fold_in(jax.random.key(1), step), (32,), 0, 256)
-        grads = jax.grad(lambda p: fn.losses.softmax_cross_entropy(net(p, x[batch]), y[batch]).mean())(params)
-        # One step without a gradient, and one with its sign flipped.
-        factor = jnp.select([step == 100, step == 200], [0, -1], 1)
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
-
-    return params, jax.jit(grad), jax.jit(jax.vmap(grad, in_axes=(0, None)))
+def start() -> Any:
+    """The params at the start, in NumPy."""
+    return jax.tree.map(np.asarray, NET.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8), jnp.float32))[0])
 
 
-@jax.jit
-def largest_gap(ours: Any, theirs: Any) -> jax.Array:
-    """max |ours - optax| / max |optax| of the array where it is largest."""
-
-    def gap(a: jax.Array, b: jax.Array) -> jax.Array:
-        a, b = (t.astype(jnp.promote_types(t.dtype, jnp.float32)) for t in (a, b))
-        largest = jnp.max(jnp.abs(a - b))
-        return jnp.where(largest == 0, 0, largest / jnp.max(jnp.abs(b)))  # biases are 0 at first
-
-    return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(gap, ours, theirs))))
+def gradient(params: Any, x: jax.Array, y: jax.Array, factor: jax.Array) -> Any:
+    dtype = jax.tree.leaves(params)[0].dtype
+    x = x.astype(dtype)
+    grads = jax.grad(lambda p: fn.losses.softmax_cross_entropy(NET(p, x), y).mean())(params)
+    return jax.tree.map(lambda g: g * factor.astype(dtype), grads)
 
 
-def check(ours: Any, theirs: Any, dtype: Any, rate: Any = 1e-2, bound: float = 0.0) -> None:
-    """Both makers of optimizers, compiled apart, from the same weights on the same batches; many rates by vmap."""
-    start, grad, grad_mapped = problem(dtype)
-    mapped = isinstance(rate, jax.Array)
+def paths(cases: list[Case]) -> list[Any]:
+    """The params of each case after each step, as one program."""
 
-    def init(make: Any, rate: Any) -> Any:
-        return start, make(learning_rate=rate).init(start)
+    def step(now: Any, batch: Any) -> Any:
+        now = [case.step(*pair, batch) for case, pair in zip(cases, now, strict=True)]
+        return now, [params for params, _ in now]
 
-    def update(make: Any, rate: Any, params: Any, state: Any, grads: Any) -> Any:
-        updates, state = make(learning_rate=rate).update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+    @jax.jit
+    def run(params: Any, batches: Any) -> Any:
+        return jax.lax.scan(step, [case.init(params) for case in cases], batches)[1]
 
-    sides = []
-    for make in (ours, theirs):
-        if mapped:
-            first = jax.vmap(partial(init, make))(rate)
-            sides.append((first, jax.jit(partial(jax.vmap(partial(update, make)), rate))))
-        else:
-            sides.append((init(make, rate), jax.jit(partial(update, make, rate))))
-    (a, update_a), (b, update_b) = sides
-    grad = grad_mapped if mapped else grad
+    return run(start(), (X[BATCHES], Y[BATCHES], FACTORS))
 
+
+def largest_gaps(ours: Any, theirs: Any) -> np.ndarray:
+    """max |ours - optax| / max |optax| at each step, of the array where it is largest."""
     gaps = []
-    for step in range(STEPS):
-        a, b = update_a(*a, grad(a[0], step)), update_b(*b, grad(b[0], step))
-        gaps.append(largest_gap(a[0], b[0]))
-    gaps = np.array(gaps, np.float64)
-    assert np.all(gaps <= bound), (
-        f"{np.nanmax(gaps)} from step {np.argmin(gaps <= bound)} on, wanted {bound} at most"
+    for pair in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = (np.asarray(path).reshape(STEPS, -1).astype(np.float64) for path in pair)
+        largest, size = np.max(np.abs(a - b), axis=1), np.max(np.abs(b), axis=1)
+        gaps.append(np.where(largest == 0, 0, largest / np.where(size == 0, 1, size)))  # biases start at 0
+    return np.max(gaps, axis=0)
+
+
+def check(cases: dict[str, tuple[Case, Case]]) -> None:
+    """Both sides of each case, compiled apart, from the same weights on the same batches."""
+    ours, theirs = (paths(list(side)) for side in zip(*cases.values(), strict=True))
+    for (name, (case, _)), a, b in zip(cases.items(), ours, theirs, strict=True):
+        gaps = largest_gaps(a, b)
+        assert np.all(gaps <= case.bound), (
+            f"{name}: {np.nanmax(gaps)} from step {np.argmin(gaps <= case.bound)} on, wanted {case.bound} at most"
+        )
+        assert all(np.any(p[-1] != p[0]) for p in map(np.asarray, jax.tree.leaves(a))), (
+            f"{name}: params did not move"
+        )
+
+
+def twins(name: str, dtype: Any, rate: Any = 1e-2, wrap: Any = lambda make: make) -> tuple[Case, Case]:
+    """The cases of an optimizer and of its twin."""
+    bound = BOUNDS.get(name, {}).get(dtype, 0.0)
+    ours, theirs = (Case(wrap(make), dtype, rate, bound) for make in TWINS[name])
+    return ours, theirs
+
+
+def chained(make: Any) -> Any:
+    return lambda learning_rate: optax.chain(
+        optax.clip_by_global_norm(0.5), make(learning_rate=learning_rate), optax.add_decayed_weights(-1e-4)
     )
-    moved = jax.tree.map(lambda end, begin: np.any(np.asarray(end) != np.asarray(begin)), a[0], start)
-    assert all(jax.tree.leaves(moved))
-
-
-def bound_of(name: str, dtype: Any) -> float:
-    return BOUNDS.get(name, {}).get(dtype, 0.0)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", TWINS)
-class TestFloat64:
-    def test_vmap_over_the_learning_rate(self, name: str) -> None:
-        rates = jnp.array(RATES_OF.get(name, RATES))
-        check(*TWINS[name], jnp.float64, rates, bound_of(name, jnp.float64))
-
-    def test_schedule(self, name: str) -> None:
-        if name == "rprop":
-            return  # its learning rate is the first step's, a number
-        first = 1e-4 if name == "prodigy" else 0.0  # optax's is NaN from a rate of 0 on
+def test_float64(name: str) -> None:
+    """Learning rates mapped by vmap, a schedule, and inside a chain."""
+    rates = np.array(RATES_OF.get(name, RATES))
+    cases = {"rates": twins(name, jnp.float64, rates), "chain": twins(name, jnp.float64, wrap=chained)}
+    if name != "rprop":  # its learning rate is the first step size, a number
+        first = 1e-4 if name == "prodigy" else 0.0  # from a rate of 0 on, optax's is NaN
         schedule = optax.warmup_cosine_decay_schedule(first, 1e-2, 50, STEPS)
-        check(*TWINS[name], jnp.float64, schedule, bound_of(name, jnp.float64))
-
-    def test_inside_chain(self, name: str) -> None:
-        chained = [
-            lambda learning_rate, make=make: optax.chain(
-                optax.clip_by_global_norm(0.5),
-                make(learning_rate=learning_rate),
-                optax.add_decayed_weights(-1e-4),
-            )
-            for make in TWINS[name]
-        ]
-        check(*chained, jnp.float64, bound=bound_of(name, jnp.float64))
+        cases["schedule"] = twins(name, jnp.float64, schedule)
+    check(cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_fewer_digits(name: str, dtype: Any) -> None:
-    check(*TWINS[name], dtype, bound=bound_of(name, dtype))
+def test_fewer_digits(name: str) -> None:
+    check({dtype.__name__: twins(name, dtype) for dtype in (jnp.float32, jnp.bfloat16)})
 
 
 VARIANTS = {
@@ -177,6 +198,11 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_other_arguments(variant: str) -> None:
-    check(*VARIANTS[variant], jnp.float32)
+@pytest.mark.slow
+def test_other_arguments() -> None:
+    check(
+        {
+            name: (Case(ours, jnp.float32), Case(theirs, jnp.float32))
+            for name, (ours, theirs) in VARIANTS.items()
+        }
+    )

@@ -1,4 +1,4 @@
-"""Schedules beside optax's at every step, and those that it has not beside their formulas in NumPy."""
+"""Schedules beside optax's at every step, and those that optax does not have beside their formulas in NumPy."""
 
 import inspect
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import pytest
 
 import fnnet as fn
 
-STEPS = np.arange(-3, 45)  # before the beginning, and beyond the end
+STEPS = np.arange(-3, 45)  # before the start, and after the end
 PERIOD = {"init_value": 0.1, "peak_value": 0.7, "warmup_steps": 3, "decay_steps": 9}
 
 # Calls of a schedule that optax has under the same name.
@@ -118,7 +118,7 @@ def curves(module: Any) -> Any:
 
 @pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
 def test_equal_to_optax(wide: bool) -> None:
-    """Bit for bit, but for those that optax works out at all boundaries at once: XLA turns quotients into products."""
+    """Bit for bit, but not those that optax computes at all boundaries at once: XLA turns quotients into products."""
     with jax.enable_x64(wide):
         ours, theirs = curves(fn.optim), curves(optax)
     for (name, arguments), a, b in zip(TWINS, ours, theirs, strict=True):
@@ -179,7 +179,7 @@ def test_join() -> None:
     np.testing.assert_array_equal(joined(fn.optim), joined(optax))
 
 
-# What a tracer may stand for, and what the same call with numbers gives.
+# Calls whose numbers can be tracers; the same call with plain numbers gives the same values.
 NUMBERS: list[tuple[Callable[..., Any], dict[str, float]]] = [
     (
         fn.optim.polynomial_schedule,
@@ -225,7 +225,7 @@ def test_numbers_may_be_tracers() -> None:
 
 @pytest.mark.usefixtures("float64")
 class TestFormulas:
-    """Those that optax has not under one name, worked out again in NumPy."""
+    """Those that optax does not have under one name, computed again in NumPy."""
 
     def same(self, schedule: Any, wanted: Any) -> None:
         values = np.array([wanted(max(t, 0)) for t in STEPS.tolist()])
@@ -266,7 +266,7 @@ class TestFormulas:
         np.testing.assert_allclose(schedule(later), [theirs(t) for t in later], rtol=1e-14, atol=1e-16)
 
     def test_restarts_are_exact_far_out(self) -> None:
-        """Where a period of 2^i began is found in integers: a logarithm in float32 would miss it by a step."""
+        """The start of a period of 2^i is found in integers: a logarithm in float32 would be off by a step."""
         schedule = fn.optim.cosine_restarts_schedule(1.0, 1, 2)
         starts = 2 ** np.arange(1, 31) - 1
         np.testing.assert_array_equal(schedule(jnp.asarray(starts, jnp.int32)), np.ones(30))
@@ -277,7 +277,7 @@ class TestFormulas:
         theirs = optax.warmup_cosine_decay_schedule(0.1, 0.7, 7, 31, 0.07)
         np.testing.assert_allclose(ours(STEPS), [theirs(t) for t in STEPS], rtol=1e-14)
 
-    def test_no_warmup_begins_at_once(self) -> None:
+    def test_no_warmup_starts_at_once(self) -> None:
         schedule = fn.optim.exponential_decay(0.7, 7, 0.6)
         steps = jnp.asarray(STEPS[3:])
         np.testing.assert_array_equal(fn.optim.warmup_schedule(schedule, 0)(steps), schedule(steps))

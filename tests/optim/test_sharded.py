@@ -1,8 +1,10 @@
-"""Params spread over eight devices: every optimizer's state is spread like them, and its updates are the same."""
+"""Params sharded over eight devices: every optimizer's state is sharded like them, and its updates are the same."""
 
 import os
 import subprocess
 import sys
+
+import pytest
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
@@ -38,6 +40,7 @@ print(len(TWINS), "optimizers on", len(jax.devices()), "devices")
 """
 
 
+@pytest.mark.slow
 def test_every_optimizer_on_eight_devices() -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

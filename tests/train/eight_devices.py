@@ -1,4 +1,4 @@
-"""Cases that want eight devices: they run in a process of their own, all of them, and what fails is told at once."""
+"""Cases that need eight devices: all run in one process of their own, and all failures are reported together."""
 
 import os
 import subprocess

@@ -10,16 +10,22 @@ import optax
 import pytest
 
 import fnnet as fn
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 
 MSE = fn.losses.mean_squared_error
 close = np.testing.assert_allclose
 
 
+def jit(f: Any) -> Any:
+    """The compiled function, with NumPy arrays as its result, so that comparing them compiles nothing."""
+    compiled = jax.jit(f)
+    return lambda *arguments: jax.device_get(compiled(*arguments))
+
+
 def examples(n: int = 12) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 3))
-    return {"x": jnp.asarray(x), "y": jnp.asarray(x @ np.array([[1.0], [-2.0], [0.5]]))}
+    return {"x": x, "y": x @ np.array([[1.0], [-2.0], [0.5]])}
 
 
 def range_of(optimizer: Any = fn.optim.sgd, **arguments: Any) -> Any:
@@ -31,16 +37,19 @@ def range_of(optimizer: Any = fn.optim.sgd, **arguments: Any) -> Any:
 def test_each_step_by_hand() -> None:
     """Gradient descent on linear regression in NumPy, with the rate of each step."""
     data, key = examples(), jax.random.key(1)
-    found = jax.jit(range_of(low=1e-3, high=1.0, steps=9, smoothing=0.5))(key, data)
+    found = jit(range_of(low=1e-3, high=1.0, steps=9, smoothing=0.5))(key, data)
     rates = 1e-3 * 1e3 ** (np.arange(9) / 8)
     close(found.rates, rates, rtol=1e-12)
 
     order_key, w, b, losses = jax.random.split(key, 3)[1], np.ones((3, 1)), 0.0, []
-    steps = jnp.arange(9, dtype=jnp.int32)
-    draw = jax.jit(
-        lambda: jax.lax.scan(lambda o, t: take(order_key, o, t, data, 4), jnp.zeros(12, jnp.int32), steps)[1]
-    )
-    batches = {name: np.asarray(array) for name, array in draw().items()}
+    steps = np.arange(9, dtype=np.int32)
+
+    @jit
+    def draw(order: Any) -> Any:
+        train = jax.tree.map(jnp.asarray, data)
+        return jax.lax.scan(lambda order, t: next_batch(order_key, order, t, train, 4), order, steps)[1]
+
+    batches = draw(np.zeros(12, np.int32))
     for t, rate in enumerate(rates):
         x, y = batches["x"][t], batches["y"][t]
         error = x @ w + b - y
@@ -59,7 +68,7 @@ def test_each_step_by_hand() -> None:
 def test_suggestion_trains_for_many_seeds_at_once() -> None:
     """Far over the end the run diverges; a tenth of the best rate is below the largest stable one, 2 / curvature."""
     data = examples(48)
-    find = jax.jit(jax.vmap(range_of(low=1e-5, high=1e5, steps=100, batch_size=16), in_axes=(0, None)))
+    find = jit(jax.vmap(range_of(low=1e-5, high=1e5, steps=100, batch_size=16), in_axes=(0, None)))
     found = find(jax.random.split(jax.random.key(0), 3), data)
     assert found.losses.shape == (3, 100)
     assert not np.all(np.isfinite(found.losses[:, -1]))
@@ -83,8 +92,8 @@ def test_any_maker() -> None:
         ),
     ]
     data, key = examples(), jax.random.key(0)
-    found = jax.jit(lambda: [range_of(make, steps=30)(key, data, hparams) for make, hparams in makers])()
-    ours = jax.jit(lambda: range_of(fn.optim.adam, steps=30)(key, data))()
+    makers.append((fn.optim.adam, {}))
+    *found, ours = jit(lambda: [range_of(make, steps=30)(key, data, hparams) for make, hparams in makers])()
     close(found[2].losses, ours.losses, rtol=1e-5)
     for one in found:
         assert np.all(np.isfinite(one.smoothed))
@@ -93,8 +102,8 @@ def test_any_maker() -> None:
 
 def test_a_loss_that_never_falls_suggests_nothing() -> None:
     """Ascent: the smoothed loss rises from the first step on."""
-    data = {"x": jnp.ones((4, 3)), "y": jnp.zeros((4, 1))}
-    find = range_of(lambda learning_rate: optax.sgd(-learning_rate), low=1e-3, high=1.0, steps=10)
+    data = {"x": np.ones((4, 3)), "y": np.zeros((4, 1))}
+    find = jit(range_of(lambda learning_rate: optax.sgd(-learning_rate), low=1e-3, high=1.0, steps=10))
     assert np.isnan(find(jax.random.key(0), data).suggestion)
 
 
@@ -102,7 +111,7 @@ def test_the_penalty_is_differentiated() -> None:
     """Without a gradient from the data, the penalty alone moves the weights: the losses differ."""
     data, key = examples(), jax.random.key(0)
     plain, pulled = (
-        jax.jit(range_of(low=0.1, high=0.2, steps=5, penalty=penalty))(key, data)
+        jit(range_of(low=0.1, high=0.2, steps=5, penalty=penalty))(key, data)
         for penalty in (None, lambda params: 0.5 * fn.losses.l2(params))
     )
     close(plain.losses[0], pulled.losses[0], rtol=1e-6)
@@ -126,3 +135,15 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_errors(make: Callable[[], Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         make()
+
+
+def test_its_repr_is_a_few_lines() -> None:
+    found = fn.train.LearningRateRange(np.ones(300), np.ones(300), np.ones(300), np.float32(0.5))  # type: ignore[arg-type]
+    assert repr(found) == (
+        "LearningRateRange(\n"
+        "    rates: float64[300]\n"
+        "    losses: float64[300]\n"
+        "    smoothed: float64[300]\n"
+        "    suggestion: 0.5\n"
+        ")"
+    )

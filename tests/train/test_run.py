@@ -11,12 +11,19 @@ import optax
 import pytest
 
 import fnnet as fn
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
+from tests import arrays
 
 N = 11  # examples to train on
 MSE = fn.losses.mean_squared_error
 close = np.testing.assert_allclose
 equal = partial(jax.tree.map, np.testing.assert_array_equal)
+
+
+def jit(f: Any) -> Any:
+    """The compiled function, with NumPy arrays as its result, so that comparing them compiles nothing."""
+    compiled = jax.jit(f)
+    return lambda *arguments: jax.device_get(compiled(*arguments))
 
 
 def regression(n: int = N, seed: int = 0) -> dict[str, np.ndarray]:
@@ -81,7 +88,7 @@ def test_a_loop_in_numpy(penalties: dict[str, float]) -> None:
         metrics=code.metrics | {"absolute": lambda p, t: fn.losses.mean_absolute_error(p, t["y"])},
         penalties={name: functions[name] for name in penalties},
     )
-    got = jax.jit(run)(key(), code.data, {"learning_rate": rate} | penalties)
+    got = jit(run)(key(), code.data, {"learning_rate": rate} | penalties)
 
     l1, l2, weights = (penalties.get(name, 0.0) for name in ("l1", "l2", "weights"))
     w, b = np.ones((3, 1)), np.zeros(1)
@@ -119,7 +126,7 @@ def test_a_loop_in_numpy(penalties: dict[str, float]) -> None:
 @pytest.mark.usefixtures("float64")
 def test_epochs_are_permutations_of_their_own() -> None:
     code = Code()
-    run = jax.jit(run_of(loss=code.loss, steps=10, batch_size=5, metrics=code.metrics, eval_every=3))
+    run = jit(run_of(loss=code.loss, steps=10, batch_size=5, metrics=code.metrics, eval_every=3))
     orders = []
     for seed in (0, 1):
         batches = code.batches(run(key(seed), code.data, RATE).history, 5)
@@ -137,29 +144,32 @@ def test_a_loop_over_make_step() -> None:
     net, metrics, data = DRAWS, {"absolute": fn.losses.mean_absolute_error}, dataset(test=None)
     how = {"eval_every": 4, "eval_batch_size": 2, "penalties": {"l2": fn.losses.l2}}
     run = run_of(net, fn.optim.adam, steps=6, metrics=metrics, **how)
-    got = jax.jit(run)(key(), data, {"learning_rate": 0.05, "l2": 0.1})
+    got = jit(run)(key(), data, {"learning_rate": 0.05, "l2": 0.1})
 
     optimizer = fn.optim.adam(0.05)
     penalty = lambda params: 0.1 * fn.losses.l2(params)  # noqa: E731
     step = fn.train.make_step(net, MSE, optimizer, metrics=metrics, penalty=penalty)
     init_key, order_key, step_key = jax.random.split(key(), 3)
-    now, order = fn.train.start(net, optimizer, init_key, data["train"]["x"]), jnp.zeros(N, jnp.int32)
+    start = jax.jit(lambda: fn.train.start(net, optimizer, init_key, data["train"]["x"]))
 
     @jax.jit
-    def one(now: Any, order: jax.Array, i: jax.Array) -> Any:
+    def one(train_state: Any, order: jax.Array, i: jax.Array) -> Any:
         train = jax.tree.map(jnp.asarray, data["train"])
-        order, batch = take(order_key, order, i, train, 4)
-        return *step(now, batch, jax.random.fold_in(step_key, i)), order
+        order, batch = next_batch(order_key, order, i, train, 4)
+        return *step(train_state, batch, jax.random.fold_in(step_key, i)), order
 
-    history = []
+    @jit
+    def evaluate(params: Any, state: Any) -> Any:
+        return fn.train.evaluate(net, {"loss": MSE} | metrics, params, state, data["valid"])
+
+    train_state, order, history = start(), np.zeros(N, np.int32), []
     for i in range(6):
-        now, seen, order = one(now, order, jnp.int32(i))
-        history.append(seen)
+        train_state, batch_metrics, order = one(train_state, order, np.int32(i))
+        history.append(batch_metrics)
     for name in ("loss", "absolute", "penalty"):
-        close(got.history[f"train_{name}"], [seen[name] for seen in history], rtol=1e-10)
-    jax.tree.map(partial(close, rtol=1e-9), (got.params, got.state), (now.params, now.state))
-    scores = fn.train.evaluate(net, {"loss": MSE} | metrics, now.params, now.state, data["valid"])
-    for name, value in scores.items():
+        close(got.history[f"train_{name}"], [np.asarray(m[name]) for m in history], rtol=1e-10)
+    arrays.close((got.params, got.state), (train_state.params, train_state.state), rtol=1e-9)
+    for name, value in evaluate(train_state.params, train_state.state).items():
         close(got.history[f"valid_{name}"][-1], value, rtol=1e-10)
 
 
@@ -171,7 +181,7 @@ def test_softmax_regression_full_batch() -> None:
     data = {"train": {"x": x, "y": y}, "test": {"x": -x, "y": y}}
     metrics = {"accuracy": fn.metrics.accuracy}
     run = run_of(net, loss=fn.losses.softmax_cross_entropy, batch_size=9, steps=5, metrics=metrics)
-    got = jax.jit(run)(key(), data, {"learning_rate": 0.5})
+    got = jit(run)(key(), data, {"learning_rate": 0.5})
     w, b, losses = np.zeros((2, 3)), np.zeros(3), []
     for _ in range(5):
         z = x @ w + b
@@ -192,7 +202,7 @@ class TestEvaluation:
     def test_every_n_steps_and_at_the_end(self, steps: int, eval_every: int, at: list[int]) -> None:
         """The loss of the full batch before step i is that of an evaluation of the same examples at i."""
         run = run_of(steps=steps, batch_size=N, eval_every=eval_every)
-        history = jax.jit(run)(key(), dataset(valid=regression()), RATE).history
+        history = jit(run)(key(), dataset(valid=regression()), RATE).history
         assert history["eval_step"].tolist() == at
         longer = np.append(history["train_loss"], np.nan)[at]
         close(history["valid_loss"][:-1], longer[:-1], rtol=1e-5)
@@ -240,12 +250,12 @@ class TestHistory:
 
 def test_data_in_any_container() -> None:
     run, data = run_of(eval_every=2), dataset()
-    single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), data)
-    plain = run(key(), types.SimpleNamespace(**data), RATE)
-    jitted = jax.jit(run)
-    for other in (data, fn.data.Dataset(**single)):
-        jax.tree.map(partial(close, rtol=1e-5), jitted(key(), other, RATE), plain)
-    assert plain.params["w"].dtype == jnp.float32
+    one = jit(run)(key(), data, RATE)
+    other = jit(lambda: run(key(), types.SimpleNamespace(**data), RATE))()
+    third = jit(run)(key(), fn.data.Dataset(**arrays.cast(data, np.float32)), RATE)
+    for again in (other, third):
+        arrays.close(again, one, rtol=1e-5)
+    assert one.params["w"].dtype == np.float32
 
 
 class TestTransformations:
@@ -253,33 +263,27 @@ class TestTransformations:
     def test_jit_and_vmap_agree_with_the_plain_run(self) -> None:
         """With a state, draws, Adam and a penalty."""
         run = run_of(DRAWS, fn.optim.adam, eval_every=2, penalties={"l2": fn.losses.l2})
-        one, data, keys = jax.jit(run), dataset(test=None), jax.random.split(key(5), 2)
+        one, data, keys = jit(run), dataset(test=None), jax.random.split(key(5), 2)
         rates, strengths = (0.003, 0.1), (0.2, 0.0)
         hparams = [{"learning_rate": a, "l2": s} for a, s in zip(rates, strengths, strict=True)]
-        mapped = {"learning_rate": jnp.array(rates), "l2": jnp.array(strengths)}
+        mapped = {"learning_rate": np.array(rates), "l2": np.array(strengths)}
         ones = [[one(k, data, h) for h in hparams] for k in keys]
 
-        over_keys, over_hparams = jax.vmap(run, (0, None, None)), jax.vmap(run, (None, None, 0))
-        agree = partial(jax.tree.map, partial(close, rtol=1e-8, atol=1e-12))
-        stack = partial(jax.tree.map, lambda *leaves: np.stack(leaves))
+        agree = partial(arrays.close, rtol=1e-8, atol=1e-12)
         agree(run(keys[0], data, hparams[0]), ones[0][0])
-        agree(jax.jit(over_keys)(keys, data, hparams[0]), stack(ones[0][0], ones[1][0]))
-        agree(jax.jit(over_hparams)(keys[0], data, mapped), stack(*ones[0]))
-        both = jax.jit(jax.vmap(over_hparams, (0, None, None)))(keys, data, mapped)
-        agree(both, stack(stack(*ones[0]), stack(*ones[1])))
+        both = jit(jax.vmap(jax.vmap(run, (None, None, 0)), (0, None, None)))(keys, data, mapped)
+        agree(both, arrays.stack(arrays.stack(*ones[0]), arrays.stack(*ones[1])))
         # What is mapped over makes a difference.
-        loss = np.asarray(both.history["valid_loss"])
+        loss = both.history["valid_loss"]
         assert len(np.unique(loss)) == loss.size == 8
         assert both.history["eval_step"].tolist() == [[[2, 4]] * 2] * 2
 
     @pytest.mark.usefixtures("float64")
     def test_vmap_over_data(self) -> None:
         run, folds = run_of(), [{"train": regression(N, seed), "valid": regression(7, 5)} for seed in (0, 1)]
-        stack = partial(jax.tree.map, lambda *leaves: np.stack(leaves))
-        got = jax.jit(jax.vmap(run, (None, 0, None)))(key(), stack(*folds), RATE)
-        one = jax.jit(run)
-        wanted = stack(*(one(key(), fold, RATE) for fold in folds))
-        jax.tree.map(partial(close, rtol=1e-10), got, wanted)
+        got = jit(jax.vmap(run, (None, 0, None)))(key(), arrays.stack(*folds), RATE)
+        one = jit(run)
+        arrays.close(got, arrays.stack(*(one(key(), fold, RATE) for fold in folds)), rtol=1e-10)
 
     @pytest.mark.usefixtures("float64")
     def test_one_trace_for_other_hyperparameters_and_keys(self) -> None:
@@ -289,7 +293,7 @@ class TestTransformations:
             traces.append(learning_rate)
             return fn.optim.sgd(learning_rate)
 
-        run, data = jax.jit(run_of(optimizer=make_optimizer)), dataset()
+        run, data = jit(run_of(optimizer=make_optimizer)), dataset()
         losses = [
             run(key(k), data, {"learning_rate": rate}).history["valid_loss"].item()
             for k, rate in ((0, 0.1), (0, 0.2), (1, 0.1), (0, 0.1))
@@ -328,9 +332,9 @@ class TestTransformations:
             hparams = {"learning_rate": jnp.exp(logs[0]), "l2": jnp.exp(logs[1])}
             return run(key(), data, hparams).history["valid_loss"][-1]
 
-        value_and_grad = jax.jit(jax.value_and_grad(loss))
-        at = jnp.log(jnp.array([0.05, 0.1]))
-        ahead, behind = ([value_and_grad(at + h * e)[0] for e in sign * jnp.eye(2)] for sign in (1, -1))
+        value_and_grad = jit(jax.value_and_grad(loss))
+        at = np.log([0.05, 0.1])
+        ahead, behind = ([value_and_grad(at + h * e)[0] for e in sign * np.eye(2)] for sign in (1, -1))
         differences = (np.array(ahead) - np.array(behind)) / (2 * h)
         assert np.abs(differences).min() > 1e-4
         close(value_and_grad(at)[1], differences, rtol=rtol)
@@ -346,13 +350,13 @@ class TestTransformations:
             history = run(key(), {"train": part, "valid": part}, {"learning_rate": rate}).history
             return history["valid_loss"][0]
 
-        rates = jnp.array([0.1, 0.3, 0.9])
-        value, slope = jax.jit(jax.vmap(jax.value_and_grad(loss)))(rates)
+        rates = np.array([0.1, 0.3, 0.9])
+        value, slope = jit(jax.vmap(jax.value_and_grad(loss)))(rates)
         close(value, (1 - 2 * rates) ** 12, rtol=1e-10)
         close(slope, -24 * (1 - 2 * rates) ** 11, rtol=1e-10)
 
 
-class TestGoingOn:
+class TestContinuing:
     """In the middle of an epoch, which has two steps of four examples, with a state, draws and Adam."""
 
     def runs(self, **arguments: Any) -> tuple[Any, Any]:
@@ -360,7 +364,7 @@ class TestGoingOn:
         return make(steps=3), make(steps=6)
 
     def test_two_halves_are_a_whole_bit_for_bit(self) -> None:
-        half, whole = (jax.jit(run) for run in self.runs(eval_every=3))
+        half, whole = (jit(run) for run in self.runs(eval_every=3))
         data, hparams = dataset(test=None), {"learning_rate": 0.1}
         first, wanted = half(key(), data, hparams), whole(key(), data, hparams)
         second = half(key(), data, hparams, first)
@@ -374,15 +378,15 @@ class TestGoingOn:
 
     def test_many_at_once(self) -> None:
         """The epoch is sorted at its beginning alone, where the step is not mapped."""
-        half, whole = self.runs()
+        half, whole = run_of(steps=3), run_of(steps=6)
         keys, data = jax.random.split(key(7), 2), {"train": regression()}
-        first = jax.jit(jax.vmap(half, (0, None, None)))(keys, data, RATE)
+        first = jit(jax.vmap(half, (0, None, None)))(keys, data, RATE)
         assert first.step.tolist() == [3, 3]
         first = first._replace(step=first.step[0])
         mapped = jax.vmap(half, (0, None, None, fn.train.Run(0, 0, 0, 0, None)))
-        second = jax.jit(mapped)(keys, data, RATE, first)
-        wanted = jax.jit(jax.vmap(whole, (0, None, None)))(keys, data, RATE)
-        jax.tree.map(partial(close, rtol=1e-5, atol=1e-7), second.params, wanted.params)
+        second = jit(mapped)(keys, data, RATE, first)
+        wanted = jit(jax.vmap(whole, (0, None, None)))(keys, data, RATE)
+        arrays.close(second.params, wanted.params, rtol=1e-5, atol=1e-7)
         close(second.history["train_loss"], wanted.history["train_loss"][:, 3:], rtol=1e-5)
         conditions = str(jax.make_jaxpr(mapped)(keys, data, RATE, first)).count("cond[")
         assert conditions == str(jax.make_jaxpr(half)(keys[0], data, RATE)).count("cond[") == 1
@@ -390,7 +394,7 @@ class TestGoingOn:
     def test_divergence_is_counted_from_the_beginning(self) -> None:
         """w is multiplied by -100 a step, and w^2 is too large at step 10: see TestDivergence."""
         net = fn.dense(1, use_bias=False, w_init=fn.initializers.ones)
-        run, data = jax.jit(run_of(net, steps=8)), {"train": TestDivergence.ONES}
+        run, data = jit(run_of(net, steps=8)), {"train": TestDivergence.ONES}
         first = run(key(), data, {"learning_rate": TestDivergence.FAST})
         second = run(key(), data, {"learning_rate": TestDivergence.FAST}, first)
         third = run(key(), data, {"learning_rate": TestDivergence.FAST}, second)
@@ -398,44 +402,44 @@ class TestGoingOn:
 
     def test_averaged_weights_are_in_its_optimizer_state(self) -> None:
         make = lambda learning_rate: optax.chain(fn.optim.sgd(learning_rate), fn.optim.ema_params(0.5))  # noqa: E731
-        run = run_of(optimizer=make, steps=2)
-        got = run(key(), {"train": regression()}, RATE)
-        one = run_of(steps=1)(key(), {"train": regression()}, RATE)
+        data = {"train": regression()}
+        got = jit(run_of(optimizer=make, steps=2))(key(), data, RATE)
+        one = jit(run_of(steps=1))(key(), data, RATE)
         average = fn.optim.averaged_params(got.opt_state, got.params)["w"]
         close(average, 0.25 + 0.25 * one.params["w"] + 0.5 * got.params["w"], rtol=1e-6)
 
-    def test_what_it_cannot_go_on_from(self) -> None:
+    def test_what_it_cannot_continue(self) -> None:
         run, data = run_of(), {"train": regression()}
         with pytest.raises(TypeError, match=r"run: after is {}, wanted the Run"):
             run(key(), data, RATE, {})
         got = jax.eval_shape(run, key(), data, RATE)
         with pytest.raises(
-            ValueError, match=r"after.opt_state is .* go on with the network and the optimizer"
+            ValueError, match=r"after.opt_state is .* continue with the network and the optimizer"
         ):
             jax.eval_shape(run_of(optimizer=fn.optim.adam), key(), data, RATE, got)
         wide = jax.eval_shape(run_of(fn.dense(2), loss=lambda p, t: jnp.sum(p, 1)), key(), data, RATE)
         with pytest.raises(ValueError, match=r"after.params is .*float32\[3,2\].*, wanted .*float32\[3,1\]"):
             jax.eval_shape(run, key(), data, RATE, wide)
         several = jax.eval_shape(jax.vmap(run, (0, None, None)), jax.random.split(key(), 2), data, RATE)
-        with pytest.raises(ValueError, match="map over it with vmap if it is several runs"):
+        with pytest.raises(ValueError, match="if it is several runs, map over it with vmap"):
             jax.eval_shape(run, key(), data, RATE, several)
 
 
 class TestHyperparameters:
     def test_numbers_of_any_kind(self) -> None:
-        run, data = jax.jit(run_of(optimizer=fn.optim.adam)), {"train": regression()}
+        run, data = jit(run_of(optimizer=fn.optim.adam)), {"train": regression()}
         kinds = (float, np.float32, np.float64)
         runs = [run(key(), data, {"learning_rate": kind(0.125)}) for kind in kinds]  # exact in each
         for other in runs[1:]:
-            jax.tree.map(partial(close, rtol=1e-5), other, runs[0])
+            arrays.close(other, runs[0], rtol=1e-5)
 
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
     def test_in_double_precision_leave_the_params_in_theirs(self, dtype: Any) -> None:
         net = fn.serial(fn.dense(4), fn.tanh, fn.dense(1))
         run = run_of(net, fn.optim.adam, penalties={"l2": fn.losses.l2})
-        data = jax.tree.map(lambda a: jnp.asarray(a, dtype), dataset())
-        hparams = {name: jnp.full(2, 0.1) for name in ("learning_rate", "b1", "eps", "l2")}
+        data = arrays.cast(dataset(), dtype)
+        hparams = {name: np.full(2, 0.1) for name in ("learning_rate", "b1", "eps", "l2")}
         got = jax.eval_shape(jax.vmap(run, (None, None, 0)), key(), data, hparams)
         assert {leaf.dtype for leaf in jax.tree.leaves(got.params)} == {jnp.dtype(dtype)}
         assert got.history["train_loss"].dtype == jnp.float32
@@ -446,16 +450,16 @@ class TestHyperparameters:
         named = run_of(optimizer=adamw, penalties={"weight_decay": fn.losses.l2})
         other = run_of(optimizer=partial(adamw, weight_decay=1e-4), penalties={"l2": fn.losses.l2})
         equal(
-            named(key(), data, {"learning_rate": 0.1, "weight_decay": 0.5}),
-            other(key(), data, {"learning_rate": 0.1, "l2": 0.5}),
+            jit(named)(key(), data, {"learning_rate": 0.1, "weight_decay": 0.5}),
+            jit(other)(key(), data, {"learning_rate": 0.1, "l2": 0.5}),
         )
 
     def test_an_array_may_be_one(self) -> None:
         """A rate for each step."""
-        rates = jnp.array([0.1, 0.0, 0.0, 0.0])
+        rates = np.array([0.1, 0.0, 0.0, 0.0], np.float32)
         run = run_of(optimizer=lambda rates: fn.optim.sgd(lambda step: rates[step]))
         data = {"train": regression()}
-        several, first = run(key(), data, {"rates": rates}), run_of(steps=1)(key(), data, RATE)
+        several, first = jit(run)(key(), data, {"rates": rates}), jit(run_of(steps=1))(key(), data, RATE)
         equal(several.params, first.params)
 
 
@@ -476,7 +480,7 @@ class TestLineSearches:
             return optax.chain(optax.sgd(2.0), optax.scale_by_backtracking_linesearch(15))
 
         run = run_of(optimizer=make_optimizer, batch_size=N, steps=30, penalties={"l2": fn.losses.l2})
-        many = jax.jit(jax.vmap(run, (None, None, 0)))
+        many = jit(jax.vmap(run, (None, None, 0)))
         got = many(key(), {"train": regression()}, {"l2": self.STRENGTHS})
         for i, strength in enumerate(self.STRENGTHS):
             theta = np.vstack([got.params["w"][i], got.params["b"][i][None]])
@@ -489,7 +493,7 @@ class TestLineSearches:
         data = regression()
         data["y"] = data["x"] @ np.array([[1.0], [-2.0], [0.5]]) + 3
         run = run_of(optimizer=partial(optax.polyak_sgd, 10.0), batch_size=N, steps=40)
-        got = jax.jit(run)(key(), {"train": data}, {})
+        got = jit(run)(key(), {"train": data}, {})
         close(got.params["w"][:, 0], [1, -2, 0.5], atol=1e-3)
         close(got.params["b"], [3], atol=1e-3)
 
@@ -499,7 +503,7 @@ class TestInputs:
         draw = np.random.default_rng(0)
         x, y = draw.integers(0, 5, (8, 3)), draw.integers(0, 2, 8)
         net = fn.serial(fn.embed(5, 4), fn.flatten, fn.dense(2))
-        run = jax.jit(run_of(net, loss=fn.losses.softmax_cross_entropy, batch_size=8, steps=30))
+        run = jit(run_of(net, loss=fn.losses.softmax_cross_entropy, batch_size=8, steps=30))
         got = run(key(), {"train": {"x": x.astype(np.uint8), "y": y.astype(np.uint8)}}, RATE)
         assert got.history["train_loss"][-1] < 0.5 * got.history["train_loss"][0]
 
@@ -520,9 +524,9 @@ class TestInputs:
             name: part and {"x": {"a": part["x"][:, :1], "b": part["x"][:, 1:]}, "y": part["y"]}
             for name, part in data.items()
         }
-        got = jax.jit(run_of(net, eval_every=3, eval_batch_size=3))(key(), several, RATE)
+        got = jit(run_of(net, eval_every=3, eval_batch_size=3))(key(), several, RATE)
         net = fn.dense(1, use_bias=False, w_init=fn.initializers.ones)
-        wanted = jax.jit(run_of(net, eval_every=3))(key(), data, RATE)
+        wanted = jit(run_of(net, eval_every=3))(key(), data, RATE)
         close(np.vstack([got.params["a"], got.params["b"]]), wanted.params["w"], rtol=1e-10)
         for name, values in wanted.history.items():
             close(got.history[name], values, rtol=1e-10)
@@ -530,9 +534,9 @@ class TestInputs:
 
     def test_bfloat16(self) -> None:
         net = fn.serial(fn.batch_norm(), fn.dense(8), fn.tanh, fn.dense(1))
-        data = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), dataset(test=None))
+        data = arrays.cast(dataset(test=None), jnp.bfloat16)
         run = run_of(net, lambda: optax.chain(optax.clip(1.0), fn.optim.adam(0.02)), batch_size=N, steps=60)
-        got = jax.jit(run)(key(), data, {})
+        got = jit(run)(key(), data, {})
         assert {leaf.dtype for leaf in jax.tree.leaves(got.params)} == {jnp.dtype(jnp.bfloat16)}
         assert got.history["train_loss"].dtype == got.history["valid_loss"].dtype == jnp.float32
         assert got.history["train_loss"][-1] < 0.3 * got.history["train_loss"][0]
@@ -551,7 +555,7 @@ class TestDivergence:
         net = fn.dense(1, use_bias=False, w_init=fn.initializers.ones)
         run = run_of(net, **{"steps": 12} | arguments)
         run = run if mapped is None else jax.vmap(run, mapped)
-        return jax.jit(run)(key(), data or {"train": self.ONES}, hparams)
+        return jit(run)(key(), data or {"train": self.ONES}, hparams)
 
     @pytest.mark.parametrize("steps, at", [(12, 10), (11, 10), (10, -1)])
     def test_the_first_step(self, steps: int, at: int) -> None:
@@ -570,7 +574,7 @@ class TestDivergence:
         assert np.isfinite(got.history["train_loss"]).all()
         assert got.history["diverged_at"] == 10
         bad = {"train": self.ONES, "valid": self.ONES | {"x": np.full((4, 1), np.nan)}}
-        rates = {"learning_rate": jnp.array([0.1, self.FAST])}
+        rates = {"learning_rate": np.array([0.1, self.FAST])}
         got = self.run(rates, bad, mapped=(None, None, 0), eval_every=11)
         assert got.history["diverged_at"].tolist() == [11, 10]
 
@@ -582,7 +586,7 @@ class TestDivergence:
 
     def test_in_a_penalty(self) -> None:
         penalties = {"l2": lambda params: 1e38 * jnp.sum(jnp.abs(params["w"]))}
-        hparams = {"learning_rate": 0.0, "l2": jnp.array([0.0, 10.0])}
+        hparams = {"learning_rate": 0.0, "l2": np.array([0.0, 10.0])}
         mapped = (None, None, {"learning_rate": None, "l2": 0})
         got = self.run(hparams, mapped=mapped, penalties=penalties, steps=1)
         assert got.history["diverged_at"].tolist() == [-1, 0]
@@ -595,7 +599,7 @@ class TestDivergence:
         assert np.isnan(got.history["valid_nan"]).all()
 
     def test_many_runs(self) -> None:
-        hparams = {"learning_rate": jnp.array([0.1, self.FAST, 0.2, 5e9])}
+        hparams = {"learning_rate": np.array([0.1, self.FAST, 0.2, 5e9])}
         got = self.run(hparams, mapped=(None, None, 0))
         assert got.history["diverged_at"].tolist() == [-1, 10, -1, 2]
         message = r"^the loss was not finite in 2 of 4 runs: run 1 from step 10 on; run 3 from step 2 on$"
@@ -605,21 +609,19 @@ class TestDivergence:
             FloatingPointError, match=r"run 1 from step 10 on, learning_rate=50\.5; run 3 from"
         ):
             fn.train.raise_if_diverged(got, hparams)
-        fn.train.raise_if_diverged(jax.tree.map(lambda a: a[jnp.array([0, 2])], got), hparams)
+        fn.train.raise_if_diverged(jax.tree.map(lambda a: a[np.array([0, 2])], got), hparams)
 
     def test_the_message(self) -> None:
         def raised(at: Any, hparams: Any = None) -> str:
-            run = fn.train.Run({}, {}, {"diverged_at": jnp.asarray(at)}, (), jnp.int32(0))
+            run = fn.train.Run({}, {}, {"diverged_at": np.asarray(at)}, (), np.int32(0))
             with pytest.raises(FloatingPointError) as caught:
                 fn.train.raise_if_diverged(run, hparams)
             return str(caught.value)
 
-        assert raised(0, {"learning_rate": 0.5, "l2": jnp.float32(2)}) == (
+        assert raised(0, {"learning_rate": 0.5, "l2": np.float32(2)}) == (
             "the loss was not finite from step 0 on, learning_rate=0.5, l2=2.0"
         )
-        grid = raised(
-            [[-1, 3], [-1, -1]], {"learning_rate": jnp.arange(4.0).reshape(2, 2), "l2": jnp.ones(2)}
-        )
+        grid = raised([[-1, 3], [-1, -1]], {"learning_rate": np.arange(4.0).reshape(2, 2), "l2": np.ones(2)})
         assert grid == "the loss was not finite in 1 of 4 runs: run 0, 1 from step 3 on, learning_rate=1.0"
         assert raised([7] * 12).endswith("run 9 from step 7 on; ...")
         assert raised([7] * 10).endswith("run 9 from step 7 on")
@@ -695,7 +697,7 @@ class TestErrors:
     def test_strengths_without_vmap(self) -> None:
         run = run_of(penalties={"l2": fn.losses.l2})
         with pytest.raises(ValueError, match=r"penalty is float32\[3\], wanted a scalar"):
-            run(key(), dataset(), RATE | {"l2": jnp.ones(3)})
+            run(key(), dataset(), RATE | {"l2": np.ones(3)})
 
     @pytest.mark.parametrize("transform", [lambda run: run, jax.jit])
     def test_a_loss_that_is_a_mean(self, transform: Any) -> None:
@@ -711,3 +713,37 @@ class TestErrors:
             ValueError, match=r"softmax_cross_entropy: .*, wanted integer labels of shape \(4,\)"
         ):
             run_of(loss=fn.losses.softmax_cross_entropy)(key(), data, RATE)
+
+
+class TestReprs:
+    def test_a_run_is_a_few_lines(self) -> None:
+        history = {"train_loss": np.zeros(500), "diverged_at": np.int32(-1)}
+        run = fn.train.Run({"w": np.ones((64, 32)), "b": np.ones(32)}, {}, history, (), np.int32(500))  # type: ignore[arg-type]
+        assert repr(run) == (
+            "Run(\n"
+            "    params: 2 arrays, 2,080 numbers\n"
+            "    state: {}\n"
+            "    history: train_loss float64[500], diverged_at -1\n"
+            "    opt_state: no arrays\n"
+            "    step: 500\n"
+            ")"
+        )
+
+    def test_of_tracers_shapes_axes_and_donated_arrays(self) -> None:
+        text = []
+
+        def shown(run: fn.train.Run) -> fn.train.Run:
+            text.append(repr(run))
+            return run
+
+        run = run_of(fn.dense(1))
+        got = jax.eval_shape(jax.vmap(lambda k: shown(run(k, dataset(), RATE))), jax.random.split(key(), 2))
+        assert "params: 2 arrays, 4 numbers" in text[0]
+        assert "step: int32[2]" in repr(got)
+        assert "train_loss float32[2,4]" in repr(got)
+        assert "step: None" in repr(fn.train.Run(0, 0, 0, 0, None))  # type: ignore[arg-type]
+        donated = jax.device_put(np.int32(3))
+        state = fn.train.TrainState({"w": donated}, {}, (), donated)
+        assert "step: 3" in repr(state)
+        donated.delete()
+        assert "step: int32[]" in repr(state)

@@ -1,17 +1,41 @@
-"""One file a workload, one function a library: `fnnet(sizes)`, `torch(sizes, compiled)`, `flax`, `equinox`.
+"""One file per workload: its data, its weights, and its network in each library.
 
-Each builds the same network, as the library's own documentation writes it, from the same arrays, and returns
-a function without arguments: it takes one step of training and returns its loss, or one forward and backward
-pass and returns a `Pass`, and comes back when that is computed. Peers are imported inside their functions.
+A workload states
+
+    SIZES                      its sizes, a NamedTuple
+    arrays(sizes)              "x", "y" (labels) or "c" (the gradient of a loss by the output), and the weights; NumPy
+    fnnet(sizes, given)        the layer, and its params as far as they are given
+    torch(sizes, given)        the module, with the given weights
+    flax(sizes, given)
+    equinox(sizes, given)      the module of one example
+    OPTIMIZER                  where it is trained
+
+and `train_step` or `forward_backward` does the rest, in the same way for all of them. Each network is written as its
+library's own documentation advises. Peers are imported inside their functions.
+
+Images are NHWC. PyTorch's and Equinox's modules get NCHW, which in PyTorch is channels_last in memory.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 
-class Pass(NamedTuple):
-    """What a forward and backward pass computed, images NHWC, sequences (batch, time, features)."""
+import fnnet as fn
 
-    y: Any
-    slope_x: Any  # gradient by x
-    slopes: Sequence[Any]  # gradients by the params, in any order and layout
+
+class Optimizer(NamedTuple):
+    """Adam; or AdamW, where there is a weight decay."""
+
+    learning_rate: float
+    weight_decay: float | None = None
+
+
+def fnnet_optimizer(optimizer: Optimizer) -> Any:
+    """The optimizer of fnnet's side."""
+    rate, decay = optimizer
+    return fn.optim.adam(rate) if decay is None else fn.optim.adamw(rate, weight_decay=decay)
+
+
+def normal(rng: np.random.Generator, shape: int | tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers in float32."""
+    return np.asarray(rng.standard_normal(shape, dtype=np.float32))

@@ -1,10 +1,11 @@
-"""A step of training of a small GPT: next-token cross-entropy, AdamW, batch 16 of 128 tokens.
+"""A small GPT, trained on next tokens with AdamW in batches of 16 x 128 tokens.
 
 4 blocks of width 128 with 4 heads and 512 hidden features, a vocabulary of 256 (bytes), learned positions,
-norms in front, exact gelu, no dropout, input and output embedding apart.
+norms in front, exact gelu, no dropout. The input embedding and the output layer have separate weights.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnnet as fn
+from experiments.benchmarks.workloads import Optimizer, fnnet_optimizer, normal
+from experiments.benchmarks.workloads.weights import into_equinox, into_flax, into_torch
 
-RATE, DECAY, EPS = 1e-3, 0.01, 1e-5
+OPTIMIZER = Optimizer(learning_rate=1e-3, weight_decay=0.01)
+EPS = 1e-5  # of the layer norms
 
 
 class Sizes(NamedTuple):
@@ -32,18 +36,18 @@ SIZES = Sizes()
 def arrays(sizes: Sizes) -> dict[str, Any]:
     """Tokens x and y (batch, tokens), weights (in, out) and biases, those of the blocks in lists."""
     rng = np.random.default_rng(0)
+    draw = partial(normal, rng)
     width = sizes.width
 
     def dense(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-        w = rng.standard_normal((n, m), dtype=np.float32) * np.float32(n**-0.5)
-        return w, rng.standard_normal(m, dtype=np.float32) * np.float32(0.1)
+        return draw((n, m)) * np.float32(n**-0.5), draw(m) * np.float32(0.1)
 
     tokens = rng.integers(sizes.vocabulary, size=(sizes.batch, sizes.tokens + 1), dtype=np.int32)
     return {
         "x": tokens[:, :-1].copy(),
         "y": tokens[:, 1:].copy(),
-        "embedding": rng.standard_normal((sizes.vocabulary, width), dtype=np.float32),
-        "position": rng.standard_normal((sizes.tokens, width), dtype=np.float32) * np.float32(0.02),
+        "embedding": draw((sizes.vocabulary, width)),
+        "position": draw((sizes.tokens, width)) * np.float32(0.02),
         "blocks": [
             {part: dense(width, width) for part in "qkvo"}
             | {"up": dense(width, sizes.hidden), "down": dense(sizes.hidden, width)}
@@ -66,8 +70,8 @@ def network(sizes: Sizes, *, repeated: bool = False) -> fn.Layer:
 
 
 def step_to_compile(sizes: Sizes, *, repeated: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """fnnet's step and the shapes of its arguments: what compiling takes."""
-    net, optimizer = network(sizes, repeated=repeated), fn.optim.adamw(RATE, weight_decay=DECAY)
+    """fnnet's step and the shapes of its arguments, for measuring how long it takes to compile."""
+    net, optimizer = network(sizes, repeated=repeated), fnnet_optimizer(OPTIMIZER)
     tokens = jax.ShapeDtypeStruct((sizes.batch, sizes.tokens), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     now = jax.eval_shape(lambda key: fn.train.start(net, optimizer, key, tokens), key)
@@ -75,53 +79,34 @@ def step_to_compile(sizes: Sizes, *, repeated: bool) -> tuple[Callable[..., Any]
     return step, (now, {"x": tokens, "y": tokens}, key)
 
 
-def fnnet(sizes: Sizes = SIZES) -> Callable[[], Any]:
-    given = arrays(sizes)
-    net, optimizer = network(sizes), fn.optim.adamw(RATE, weight_decay=DECAY)
-    batch = {"x": jnp.array(given["x"]), "y": jnp.array(given["y"])}
-    key = jax.random.key(0)
-    now = fn.train.start(net, optimizer, key, batch["x"])
-    params = now.params
-    params["embed_0"]["w"] = given["embedding"]
-    params["learned_position_0"]["w"] = given["position"]
-    params["dense_0"] = dict(zip("wb", given["head"], strict=True))
+def fnnet(sizes: Sizes, given: dict[str, Any]) -> tuple[fn.Layer, dict[str, Any]]:
+    params: dict[str, Any] = {
+        "embed_0": {"w": given["embedding"]},
+        "learned_position_0": {"w": given["position"]},
+        "dense_0": dict(zip("wb", given["head"], strict=True)),
+    }
     for i, block in enumerate(given["blocks"]):
-        there = params[f"transformer_decoder_block_{i}"]
-        there["attention"] = {
-            f"{kind}_{p}": a for p in "qkvo" for kind, a in zip("wb", block[p], strict=True)
+        params[f"transformer_decoder_block_{i}"] = {
+            "attention": {f"{kind}_{p}": a for p in "qkvo" for kind, a in zip("wb", block[p], strict=True)},
+            "mlp": {
+                name: dict(zip("wb", block[part], strict=True))
+                for name, part in (("dense_0", "up"), ("dense_1", "down"))
+            },
         }
-        there["mlp"] = {
-            name: dict(zip("wb", block[part], strict=True))
-            for name, part in (("dense_0", "up"), ("dense_1", "down"))
-        }
-    now = now._replace(params=jax.tree.map(jnp.array, params))
-    step = jax.jit(fn.train.make_step(net, fn.losses.softmax_cross_entropy, optimizer), donate_argnums=0)
-
-    def run() -> Any:
-        nonlocal now
-        now, metrics = step(now, batch, key)
-        jax.block_until_ready(now)
-        return metrics["loss"]
-
-    return run
+    return network(sizes), params
 
 
-def torch(sizes: Sizes = SIZES, *, compiled: bool = False) -> Callable[[], Any]:
+def torch(sizes: Sizes, given: dict[str, Any]) -> Any:
     import torch
     from torch import nn
     from torch.nn import functional as F
 
-    given = arrays(sizes)
     width, heads = sizes.width, sizes.heads
 
     def linear(*parts: tuple[np.ndarray, np.ndarray]) -> Any:
         """A layer with the outputs of all parts side by side."""
         w, b = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
-        layer = nn.Linear(*w.shape)
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(w.T.copy()))
-            layer.bias.copy_(torch.from_numpy(b))
-        return layer
+        return into_torch(nn.Linear(*w.shape), w, b)
 
     class Block(nn.Module):
         def __init__(self, block: Any) -> None:
@@ -150,32 +135,12 @@ def torch(sizes: Sizes = SIZES, *, compiled: bool = False) -> Callable[[], Any]:
         def forward(self, x: Any) -> Any:
             return self.head(self.norm(self.blocks(self.embed(x) + self.position[: x.shape[1]])))
 
-    net = GPT()
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=RATE, weight_decay=DECAY, fused=True
-    )  # faster than the default
-    x, y = torch.from_numpy(given["x"]).long(), torch.from_numpy(given["y"]).long()
-
-    def objective() -> Any:
-        return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
-
-    loss_of = torch.compile(objective) if compiled else objective
-
-    def run() -> Any:
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return run
+    return GPT()
 
 
-def flax(sizes: Sizes = SIZES) -> Callable[[], Any]:
-    import optax
+def flax(sizes: Sizes, given: dict[str, Any]) -> Any:
     from flax import nnx
 
-    given = arrays(sizes)
     width = sizes.width
 
     class Block(nnx.Module):
@@ -206,52 +171,24 @@ def flax(sizes: Sizes = SIZES) -> Callable[[], Any]:
                 x = block(x, mask)
             return self.head(self.norm(x))
 
-    def load(layer: Any, wb: tuple[np.ndarray, np.ndarray]) -> None:
-        layer.kernel[...] = jnp.array(wb[0]).reshape(layer.kernel.shape)  # attention's have an axis of heads
-        layer.bias[...] = jnp.array(wb[1]).reshape(layer.bias.shape)
-
     net = GPT(nnx.Rngs(0))
     net.embed.embedding[...] = jnp.array(given["embedding"])
     for block, there in zip(given["blocks"], net.blocks, strict=True):
         attention = there.attention
-        load(attention.query, block["q"])
-        load(attention.key, block["k"])
-        load(attention.value, block["v"])
-        load(attention.out, block["o"])
-        load(there.up, block["up"])
-        load(there.down, block["down"])
-    load(net.head, given["head"])
-    optimizer = nnx.Optimizer(net, optax.adamw(RATE, weight_decay=DECAY), wrt=nnx.Param)
-    x, y = jnp.array(given["x"]), jnp.array(given["y"])
-
-    @nnx.jit(donate_argnums=(0, 1))
-    def step(net: Any, optimizer: Any, x: Any, y: Any) -> Any:
-        def objective(net: Any) -> Any:
-            return optax.softmax_cross_entropy_with_integer_labels(net(x), y).mean()
-
-        loss, grads = nnx.value_and_grad(objective)(net)
-        optimizer.update(net, grads)
-        return loss
-
-    def run() -> Any:
-        loss = step(net, optimizer, x, y)
-        jax.block_until_ready((nnx.state(net), nnx.state(optimizer)))
-        return loss
-
-    return run
+        layers = (attention.query, attention.key, attention.value, attention.out, there.up, there.down)
+        for layer, part in zip(layers, ("q", "k", "v", "o", "up", "down"), strict=True):
+            into_flax(layer, *block[part])
+    into_flax(net.head, *given["head"])
+    return net
 
 
-def equinox(sizes: Sizes = SIZES) -> Callable[[], Any]:
+def equinox(sizes: Sizes, given: dict[str, Any]) -> Any:
     import equinox as eqx
-    import optax
 
-    given = arrays(sizes)
     width = sizes.width
 
     def linear(wb: tuple[np.ndarray, np.ndarray]) -> Any:
-        w, b = wb
-        layer = eqx.nn.Linear(*w.shape, key=jax.random.key(0))
-        return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (jnp.array(w.T), jnp.array(b)))
+        return into_equinox(eqx.nn.Linear(*wb[0].shape, key=jax.random.key(0)), *wb)
 
     def attention(block: Any) -> Any:
         biases = {f"use_{which}_bias": True for which in ("query", "key", "value", "output")}
@@ -301,26 +238,4 @@ def equinox(sizes: Sizes = SIZES) -> Callable[[], Any]:
                 x = block(x, mask)
             return jax.vmap(self.head)(jax.vmap(self.norm)(x))
 
-    net = GPT()
-    optimizer = optax.adamw(RATE, weight_decay=DECAY)
-    opt_state = optimizer.init(eqx.filter(net, eqx.is_array))
-    batch = jnp.array(given["x"]), jnp.array(given["y"])
-
-    @eqx.filter_jit(donate="all-except-first")
-    def step(batch: Any, net: Any, opt_state: Any) -> Any:
-        x, y = batch
-
-        @eqx.filter_value_and_grad
-        def objective(net: Any) -> Any:
-            return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(net)(x), y).mean()
-
-        loss, grads = objective(net)
-        updates, opt_state = optimizer.update(grads, opt_state, eqx.filter(net, eqx.is_array))
-        return loss, eqx.apply_updates(net, updates), opt_state
-
-    def run() -> Any:
-        nonlocal net, opt_state
-        loss, net, opt_state = jax.block_until_ready(step(batch, net, opt_state))
-        return loss
-
-    return run
+    return GPT()

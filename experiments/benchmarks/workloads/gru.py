@@ -1,10 +1,9 @@
-"""A GRU along a sequence, 64 -> 128 features, batch 64, 100 steps, all outputs, forward and backward.
+"""A GRU along a sequence, 64 -> 128 features, batch 64, 100 steps, all outputs.
 
-The reset gate comes after the product, as in PyTorch, Flax and Equinox. The candidate's bias inside it starts
-at 0, and its gradient is not compared: Flax does not have it.
+The reset gate comes after the product, as in PyTorch, Flax and Equinox. The candidate's inner bias is 0.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnnet as fn
-from experiments.benchmarks.workloads import Pass
+from experiments.benchmarks.workloads import normal
 
 
 class Sizes(NamedTuple):
@@ -23,110 +22,66 @@ class Sizes(NamedTuple):
 
 
 SIZES = Sizes()
+NOT_COMPARED = ("b_h", "bias_hh_l0", "bias_n")  # the candidate's inner bias, which Flax does not have
 
 
 def arrays(sizes: Sizes) -> dict[str, np.ndarray]:
     """Sequences x, and c, the gradient of a loss by y; weights and bias of the gates r, z, n."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, dtype=np.float32)
-
+    draw = partial(normal, np.random.default_rng(0))
     batch, time, features, hidden = sizes
     return {
-        "x": normal(batch, time, features),
-        "c": normal(batch, time, hidden),
-        "w_x": normal(features, 3 * hidden) * np.float32(features**-0.5),
-        "w_h": normal(hidden, 3 * hidden) * np.float32(hidden**-0.5),
-        "b": normal(3 * hidden) * np.float32(0.1),
+        "x": draw((batch, time, features)),
+        "c": draw((batch, time, hidden)),
+        "w_x": draw((features, 3 * hidden)) * np.float32(features**-0.5),
+        "w_h": draw((hidden, 3 * hidden)) * np.float32(hidden**-0.5),
+        "b": draw(3 * hidden) * np.float32(0.1),
     }
 
 
-def fnnet(sizes: Sizes = SIZES) -> Callable[[], Pass]:
-    given = jax.tree.map(jnp.array, arrays(sizes))
-    layer = fn.gru(sizes.hidden)
-    params = {name: given[name] for name in ("w_x", "w_h", "b")} | {"b_h": jnp.zeros(sizes.hidden)}
-
-    @jax.jit
-    def forward_backward(params: Any, x: Any, c: Any) -> Any:
-        y, backward = jax.vjp(layer, params, x)
-        return y, *backward(c)
-
-    def run() -> Pass:
-        y, slopes, slope_x = jax.block_until_ready(forward_backward(params, given["x"], given["c"]))
-        return Pass(y, slope_x, [slopes[name] for name in ("w_x", "w_h", "b")])
-
-    return run
+def fnnet(sizes: Sizes, given: dict[str, np.ndarray]) -> tuple[fn.Layer, dict[str, Any]]:
+    weights = {name: given[name] for name in ("w_x", "w_h", "b")}
+    return fn.gru(sizes.hidden), weights | {"b_h": np.zeros(sizes.hidden, np.float32)}
 
 
-def torch(sizes: Sizes = SIZES, *, compiled: bool = False) -> Callable[[], Pass]:
+def torch(sizes: Sizes, given: dict[str, np.ndarray]) -> Any:
     import torch
     from torch import nn
 
-    given = {name: torch.from_numpy(a) for name, a in arrays(sizes).items()}
     layer: Any = nn.GRU(sizes.features, sizes.hidden, batch_first=True)
     with torch.no_grad():
-        layer.weight_ih_l0.copy_(given["w_x"].T)
-        layer.weight_hh_l0.copy_(given["w_h"].T)
-        layer.bias_ih_l0.copy_(given["b"])
+        layer.weight_ih_l0.copy_(torch.from_numpy(given["w_x"].T))
+        layer.weight_hh_l0.copy_(torch.from_numpy(given["w_h"].T))
+        layer.bias_ih_l0.copy_(torch.from_numpy(given["b"]))
         layer.bias_hh_l0.zero_()
-    forward = torch.compile(layer) if compiled else layer
-    x = given["x"].requires_grad_()
-
-    def run() -> Pass:
-        layer.zero_grad(set_to_none=True)
-        x.grad = None
-        y, _ = forward(x)
-        y.backward(given["c"])
-        learned = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0)
-        return Pass(y.detach(), x.grad, [p.grad for p in learned])
-
-    return run
+    return layer
 
 
-def flax(sizes: Sizes = SIZES) -> Callable[[], Pass]:
+def flax(sizes: Sizes, given: dict[str, np.ndarray]) -> Any:
     from flax import nnx
 
-    given = jax.tree.map(jnp.array, arrays(sizes))
     cell: Any = nnx.GRUCell(sizes.features, sizes.hidden, rngs=nnx.Rngs(0))
-    cell.dense_i.kernel[...] = given["w_x"]
-    cell.dense_i.bias[...] = given["b"]
-    cell.dense_h.kernel[...] = given["w_h"]
-    layer = nnx.RNN(cell)
-
-    @nnx.jit
-    def forward_backward(layer: Any, x: Any, c: Any) -> Any:
-        def objective(layer: Any, x: Any) -> Any:
-            y = layer(x)
-            return jnp.sum(y * c), y
-
-        (slopes, slope_x), y = nnx.grad(objective, argnums=(0, 1), has_aux=True)(layer, x)
-        return Pass(y, slope_x, jax.tree.leaves(slopes))
-
-    return lambda: jax.block_until_ready(forward_backward(layer, given["x"], given["c"]))
+    cell.dense_i.kernel[...] = jnp.array(given["w_x"])
+    cell.dense_i.bias[...] = jnp.array(given["b"])
+    cell.dense_h.kernel[...] = jnp.array(given["w_h"])
+    return nnx.RNN(cell)
 
 
-def equinox(sizes: Sizes = SIZES) -> Callable[[], Pass]:
+def equinox(sizes: Sizes, given: dict[str, np.ndarray]) -> Any:
     import equinox as eqx
 
-    given = jax.tree.map(jnp.array, arrays(sizes))
+    class Sequence(eqx.Module):
+        cell: Any
+
+        def __call__(self, x: Any) -> Any:
+            def step(h: Any, x: Any) -> Any:
+                h = self.cell(x, h)
+                return h, h
+
+            return jax.lax.scan(step, jnp.zeros(self.cell.hidden_size), x)[1]
+
     cell = eqx.tree_at(
         lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias, cell.bias_n),
         eqx.nn.GRUCell(sizes.features, sizes.hidden, key=jax.random.key(0)),
-        (given["w_x"].T, given["w_h"].T, given["b"], jnp.zeros(sizes.hidden)),
+        (*(jnp.array(a) for a in (given["w_x"].T, given["w_h"].T, given["b"])), jnp.zeros(sizes.hidden)),
     )
-
-    @eqx.filter_jit
-    def forward_backward(cell: Any, x: Any, c: Any) -> Any:
-        def sequence(cell: Any, x: Any) -> Any:
-            def step(h: Any, x: Any) -> Any:
-                h = cell(x, h)
-                return h, h
-
-            return jax.lax.scan(step, jnp.zeros(cell.hidden_size), x)[1]
-
-        y, backward = eqx.filter_vjp(lambda cell, x: jax.vmap(sequence, in_axes=(None, 0))(cell, x), cell, x)
-        slopes, slope_x = backward(c)
-        return Pass(y, slope_x, [slopes.weight_ih, slopes.weight_hh, slopes.bias])
-
-    return lambda: jax.block_until_ready(forward_backward(cell, given["x"], given["c"]))
+    return Sequence(cell)

@@ -17,7 +17,7 @@ import fnnet as fn
 from experiments.comparison.ladder.problems import Problem
 from experiments.comparison.ladder.search_spaces import TunableOptimizer, evaluation_params
 from fnnet.optim.evaluations import Evaluations
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 from fnnet.train.evaluate import evaluate
 from fnnet.train.step import TrainState
 
@@ -117,9 +117,9 @@ def make_program(problem: Problem, tunable: TunableOptimizer, budget: int) -> Pr
 
         def one_step(carry: Any) -> Any:
             i, orders, now, done = carry
-            orders, batches = jax.vmap(lambda key, order: take(key, order, i, train, problem.batch_size))(
-                order_keys, orders
-            )
+            orders, batches = jax.vmap(
+                lambda key, order: next_batch(key, order, i, train, problem.batch_size)
+            )(order_keys, orders)
             keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(step_keys)
 
             def of_seed(now: Any, done: Any, batch: Any, key: chex.PRNGKey) -> Any:

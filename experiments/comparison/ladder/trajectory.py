@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from experiments.comparison.ladder.budgeted_runs import evaluations_of, make_advance, make_start
 from experiments.comparison.ladder.problems import Problem
 from experiments.comparison.ladder.search_spaces import TunableOptimizer
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -70,7 +70,7 @@ def record_trajectory(
 
         def step(carry: Any, i: jax.Array) -> Any:
             order, now, done = carry
-            order, batch = take(order_key, order, i, train, problem.batch_size)
+            order, batch = next_batch(order_key, order, i, train, problem.batch_size)
             now, done = advance(now, done, batch, jax.random.fold_in(step_key, i), value)
             used = evaluations_of(now.opt_state, now.step).sum()
             point = now.params["theta"] if problem.surface else jnp.zeros(0)

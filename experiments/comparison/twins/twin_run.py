@@ -12,7 +12,7 @@ import optax
 import fnnet as fn
 from experiments.comparison.surfaces import SURFACES
 from fnnet.optim.twins import MakeOptimizer, Twin
-from fnnet.train.batches import take
+from fnnet.train.batches import next_batch
 from fnnet.train.evaluate import evaluate
 
 
@@ -48,7 +48,7 @@ def make_twin_run(
         def one_step(carry: Any, _: None) -> tuple[Any, Any]:
             both, order = carry
             i = both[0].step
-            order, batch = take(order_key, order, i, data.train, batch_size)
+            order, batch = next_batch(order_key, order, i, data.train, batch_size)
             both, logs = zip(
                 *(
                     step(now, batch, jax.random.fold_in(step_key, i))

@@ -1,1 +1,1 @@
-"""Attention, positions and the blocks of a transformer."""
+"""Attention, positions and transformer blocks."""

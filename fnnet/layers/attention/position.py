@@ -1,4 +1,4 @@
-"""Positions in a sequence: learned and sinusoidal vectors, which are added, and rotations of pairs."""
+"""Positions in a sequence: learned and sinusoidal vectors that are added, and rotations of feature pairs."""
 
 from typing import Any
 
@@ -9,29 +9,31 @@ from jax import lax
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, Params, State, printable
+from fnnet.layers.attention.cache import has_room
 
 
+@printable
 def learned_position(
     length: int, *, w_init: Initializer = initializers.normal(0.02), cache: bool = False
 ) -> Layer:
-    """Learned positions: row t of a table is added to time step t, as in GPT-2 and BERT.
+    """Learned positions, as in GPT-2 and BERT: row t of a table is added to time step t.
 
         y_t = x_t + w_t
 
     Shapes: x and y (batch, time, features), w (length, features), time <= length.
 
     Args:
-        length: the longest sequence, in time steps.
-        w_init: initializer of w; N(0, 0.02^2), GPT-2's.
-        cache: count on from call to call, for decoding token by token: the state is
-            {"position": int32[]}, the time steps so far, and an evaluation starts there. Training starts at 0
-            and leaves the state. Params are the same with and without.
+        length: number of time steps in the longest sequence.
+        w_init: initializer of w. The default is N(0, 0.02^2), as in GPT-2.
+        cache: continue the count from call to call, for decoding token by token. The state is
+            {"position": int32[]}, the number of time steps so far, and an evaluation starts there. Training starts
+            at 0 and leaves the state unchanged. The params are the same with and without a cache.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the sequence is longer than length, or has not the features of w. Where the position is
-            known under jit only, nothing can be raised: the output is NaN.
+        ValueError: the sequence is longer than length, or its features do not match w. Under jit the position is
+            not known, and nothing can be raised: the output is NaN.
 
     Source: Gehring et al. 2017, arXiv:1705.03122, section 3.1; Vaswani et al. 2017, arXiv:1706.03762.
 
@@ -47,42 +49,48 @@ def learned_position(
     check.is_positive("learned_position", "length", length)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        _is_sequence("learned_position", x)
-        fits("learned_position", 0, x.shape[1], length)
-        return {"w": w_init(key, (length, x.shape[-1]), jnp.result_type(x))}, _start(cache)
+        _check_sequence("learned_position", x)
+        has_room("learned_position", 0, x.shape[1], length)
+        return {"w": w_init(key, (length, x.shape[-1]), jnp.result_type(x))}, _init_position(cache)
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _is_sequence("learned_position", x)
-        check.has_keys("learned_position", "params", params, ("w",))
-        start, after = _count("learned_position", cache, train, state, x)
+        _check_learned(params, x)
+        start, after = _advance("learned_position", cache, train, state, x)
         w, x = jnp.asarray(params["w"]), jnp.asarray(x)
-        if x.shape[-1] != w.shape[1]:
-            raise ValueError(
-                f"learned_position: input is {check.describe(x)} and w {check.describe(w)}, wanted "
-                f"{w.shape[1]} features, on the last axis"
-            )
-        there = fits("learned_position", start, x.shape[1], w.shape[0])
+        fits = has_room("learned_position", start, x.shape[1], w.shape[0])
         rows = lax.dynamic_slice_in_dim(w, start, x.shape[1]).astype(x.dtype)
-        return jnp.where(there, x + jnp.broadcast_to(rows[None], x.shape), jnp.nan), after
+        return jnp.where(fits, x + jnp.broadcast_to(rows[None], x.shape), jnp.nan), after
 
     return Layer(init, apply, "learned_position")
 
 
+def _check_learned(params: Params, x: Any) -> None:
+    _check_sequence("learned_position", x)
+    check.has_keys("learned_position", "params", params, ("w",))
+    w = params["w"]
+    if x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"learned_position: input is {check.describe(x)} and w {check.describe(w)}, wanted "
+            f"{w.shape[1]} features, on the last axis"
+        )
+
+
+@printable
 def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) -> Layer:
-    """Sinusoidal positions: waves of many lengths are added, a sequence of any length has them.
+    """Sinusoidal positions: waves of many lengths are added, for sequences of any length.
 
         y_t,2i   = x_t,2i   + sin(t / base^(2i / features))
         y_t,2i+1 = x_t,2i+1 + cos(t / base^(2i / features))
 
-    Shapes: x and y (batch, time, features). No params.
+    The waves are computed in float32 at least; y has the dtype of x.
+
+    Shapes: x and y (batch, time, features). There are no params.
 
     Args:
-        base: the longest wave is of 2 pi base time steps, the shortest of 2 pi.
-        cache: count on from call to call, as in `learned_position`.
-
-    The waves are computed in float32 at least; y has the dtype of x.
+        base: the wavelengths range from 2 pi time steps to about 2 pi base.
+        cache: continue the count from call to call, as in `learned_position`.
 
     Raises:
         TypeError: the input is not floating point.
@@ -98,14 +106,14 @@ def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) ->
     check.between("sinusoidal_position", "base", base, 1)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        _is_sequence("sinusoidal_position", x)
-        return {}, _start(cache)
+        _check_sequence("sinusoidal_position", x)
+        return {}, _init_position(cache)
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _is_sequence("sinusoidal_position", x)
-        start, after = _count("sinusoidal_position", cache, train, state, x)
+        _check_sequence("sinusoidal_position", x)
+        start, after = _advance("sinusoidal_position", cache, train, state, x)
         x = jnp.asarray(x)
         time, features = x.shape[1:]
         angle = _angles(start + jnp.arange(time), -(-features // 2), features, base, x.dtype)
@@ -124,29 +132,28 @@ def rotary(
     base: chex.Numeric = 10000.0,
     interleaved: bool = True,
 ) -> jax.Array:
-    """Rotary positions: each pair of features turned by an angle that grows with the position.
+    """Rotary positions: each pair of features is rotated by an angle that grows with the position.
 
         y_2i   = x_2i cos(a_i) - x_2i+1 sin(a_i)
         y_2i+1 = x_2i sin(a_i) + x_2i+1 cos(a_i),     a_i = position / base^(2i / d)
 
-    The product of a query and a key so turned depends on the difference of their positions only. A plain
-    function, which `multi_head_attention(..., rotary=True)` calls.
+    The product of a rotated query and a rotated key depends only on the difference of their positions. This is a
+    plain function, which `multi_head_attention(..., rotary=True)` calls. Angles are computed in float32 at least;
+    y has the dtype of x.
 
     Shapes: x and y (batch, time, heads, d), d even.
 
     Args:
         x: queries or keys.
-        positions: of the time steps, (time,) or (batch, time); 0, 1, 2, ...
-        base: the slowest pair turns once in about 2 pi base time steps.
-        interleaved: the pairs are (2i, 2i + 1), as in the paper; False for (i, i + d/2), the halves that
-            Llama and GPT-NeoX turn. Weights trained with one are wrong for the other.
-
-    Angles are computed in float32 at least; y has the dtype of x.
+        positions: positions of the time steps, (time,) or (batch, time). The default is 0, 1, 2, ...
+        base: the slowest pair rotates once in about 2 pi base time steps.
+        interleaved: True rotates the pairs (2i, 2i + 1), as in the paper; False the pairs (i, i + d/2), as Llama
+            and GPT-NeoX do. Weights trained with one are wrong for the other.
 
     Raises:
         TypeError: x is not floating point.
-        ValueError: x is not (batch, time, heads, d), d is odd, the positions do not fit x, base is less than
-            1.
+        ValueError: x is not (batch, time, heads, d), d is odd, the shape of the positions does not match x, or
+            base is less than 1.
 
     Source: Su et al. 2021, arXiv:2104.09864, section 3.2.2.
 
@@ -158,45 +165,41 @@ def rotary(
                [-42.,  91.]], dtype=float32)
     """
     check.between("rotary", "base", base, 1)
-    check.is_floating("rotary", x)
-    if len(x.shape) != 4:
-        raise ValueError(f"rotary: input is {check.describe(x)}, wanted (batch, time, heads, d)")
-    batch, time, _, d = x.shape
-    if d % 2:
-        raise ValueError(
-            f"rotary: input is {check.describe(x)}, wanted an even d, for features turn in pairs"
-        )
-    positions = jnp.arange(time) if positions is None else jnp.asarray(positions)
-    if positions.shape not in ((time,), (1, time), (batch, time)):
-        raise ValueError(
-            f"rotary: positions are {check.describe(positions)} for x {check.describe(x)}, wanted "
-            f"(time,) or (batch, time), here {(time,)} or {(batch, time)}"
-        )
+    _check_rotary(x, positions)
     x = jnp.asarray(x)
+    time, d = x.shape[1], x.shape[3]
+    positions = jnp.arange(time) if positions is None else jnp.asarray(positions)
     angle = _angles(positions, d // 2, d, base, x.dtype)
     angle = angle.reshape(angle.shape[0] if angle.ndim == 3 else 1, time, 1, d // 2)
     cos, sin = (jnp.broadcast_to(f(angle), (*x.shape[:3], d // 2)) for f in (jnp.cos, jnp.sin))
-    # On the last axis the pair is (2, d/2) or (d/2, 2).
+    # The last axis is split into (d/2, 2) or (2, d/2).
     axis = -1 if interleaved else -2
     pairs = x.astype(angle.dtype).reshape(*x.shape[:3], *((d // 2, 2) if interleaved else (2, d // 2)))
     a, b = lax.index_in_dim(pairs, 0, axis, False), lax.index_in_dim(pairs, 1, axis, False)
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis).reshape(x.shape).astype(x.dtype)
 
 
-def fits(layer: str, position: Any, time: int, length: int) -> Any:
-    """Whether `time` more steps fit in `length`. Raises ValueError where it is known that they do not."""
-    known = not isinstance(position, jax.core.Tracer)
-    if time > length or (known and int(position) + time > length):
-        at = f" at position {int(position)}" if known else ""
-        raise ValueError(f"{layer}: {time} time steps{at}, wanted at most {length} in all; make it longer")
-    return position + time <= length
+def _check_rotary(x: Any, positions: Any) -> None:
+    check.is_floating("rotary", x)
+    if len(x.shape) != 4:
+        raise ValueError(f"rotary: input is {check.describe(x)}, wanted (batch, time, heads, d)")
+    batch, time, _, d = x.shape
+    if d % 2:
+        raise ValueError(
+            f"rotary: input is {check.describe(x)}, wanted an even d: features are rotated in pairs"
+        )
+    if positions is not None and jnp.shape(positions) not in ((time,), (1, time), (batch, time)):
+        raise ValueError(
+            f"rotary: positions are {check.describe(jnp.asarray(positions))} for x {check.describe(x)}, wanted "
+            f"(time,) or (batch, time), here {(time,)} or {(batch, time)}"
+        )
 
 
-def _start(cache: bool) -> State:
+def _init_position(cache: bool) -> State:
     return {"position": jnp.zeros((), jnp.int32)} if cache else {}
 
 
-def _count(layer: str, cache: bool, train: bool, state: State, x: Any) -> tuple[Any, State]:
+def _advance(layer: str, cache: bool, train: bool, state: State, x: Any) -> tuple[Any, State]:
     """The position of the first time step of x, and the state after the last."""
     if not cache:
         return 0, {}
@@ -206,7 +209,7 @@ def _count(layer: str, cache: bool, train: bool, state: State, x: Any) -> tuple[
     return state["position"], {"position": state["position"] + x.shape[1]}
 
 
-def _is_sequence(layer: str, x: Any) -> None:
+def _check_sequence(layer: str, x: Any) -> None:
     check.is_floating(layer, x)
     if len(x.shape) != 3:
         raise ValueError(f"{layer}: input is {check.describe(x)}, wanted (batch, time, features)")
@@ -214,8 +217,8 @@ def _is_sequence(layer: str, x: Any) -> None:
 
 def _angles(positions: jax.Array, pairs: int, features: int, base: chex.Numeric, dtype: Any) -> jax.Array:
     """position / base^(2i / features), (..., time, pairs), in float32 at least."""
-    wide = jnp.promote_types(dtype, jnp.float32)
-    frequency = jnp.asarray(base, wide) ** (jnp.arange(pairs, dtype=wide) * (-2 / features))
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    frequency = jnp.asarray(base, dtype) ** (jnp.arange(pairs, dtype=dtype) * (-2 / features))
     return jnp.multiply(
-        *jnp.broadcast_arrays(positions.astype(wide)[..., None], frequency[*[None] * positions.ndim])
+        *jnp.broadcast_arrays(positions.astype(dtype)[..., None], frequency[*[None] * positions.ndim])
     )

@@ -1,1 +1,1 @@
-"""Convolutions, pools and what changes the size of an image."""
+"""Convolution, pooling, and layers that change the size of an image."""

@@ -1,4 +1,4 @@
-"""The operation behind the convolutions, in forms that are fast on a CPU, inside a scan too."""
+"""The operation behind the convolutions, in forms that are fast on a CPU, also inside a scan."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from fnnet.layers.convolution.window import shifts
+from fnnet.layers.convolution.window import Pads, shifts
 from fnnet.layers.dense import product
 
 
@@ -19,26 +19,29 @@ def convolve(
     x: jax.Array,
     w: jax.Array,
     strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
+    pads: Pads,
     dilation: tuple[int, ...],
     groups: int,
 ) -> jax.Array:
-    """x (batch, *space, in) with the kernel w (*window, in / groups, features); numbers for each spatial axis.
+    """Convolution of x (batch, *space, in) with the kernel w (*window, in / groups, features).
 
-    y[i, o] = sum_{k, c} w[k, c, o] x[i * stride + k * dilation - low, c]
+        y[i, o] = sum_{k, c} w[k, c, o] x[i * stride + k * dilation - low, c]
+
+    strides, pads and dilation have one entry per spatial axis.
     """
     window = w.shape[:-2]
     if groups == 1:
-        # With a window of 1 it is a product of matrices, which takes 0.4 to 0.75 of the time (16x32x32
-        # pixels, 16 or 64 channels to 64, forward and backward; jax 0.10.1, two CPU cores).
+        # With a window of 1 it is a matrix product, which takes 0.4 to 0.75 of the time (16x32x32 pixels, 16 or
+        # 64 channels to 64, forward and backward; jax 0.10.1, two CPU cores).
         if math.prod(window) == max(strides) == 1 and not any(map(any, pads)):
             return product(x, w[(0,) * len(window)])
         return _conv(x, w, strides, pads, dilation, 1)
 
-    # XLA's CPU backend is slow at grouped convolutions. Gradients by x and w at 16x32x32x64, window 3x3:
-    # depthwise 55 -> 3.2 ms, 53 -> 3.4 in a scan, as sums of shifted arrays; 8 groups 1298 -> 19 ms, 97 -> 22
-    # in a scan, one by one (the least of 21 runs; jax 0.10.1, two cores; PyTorch 2 and 7). A sum of hundreds
-    # of shifts takes long to compile. The checkpoint keeps x and w for the backward pass, not each shift.
+    # XLA's CPU backend is slow at grouped convolutions. So a depthwise one is a sum of shifted arrays, and groups
+    # are convolved one by one. Gradients of x and w at 16x32x32x64, window 3x3: depthwise 55 -> 3.2 ms, in a scan
+    # 53 -> 3.4; 8 groups 1298 -> 19 ms, in a scan 97 -> 22 (the least of 21 runs; jax 0.10.1, two cores; PyTorch
+    # takes 2 and 7). Large windows are excluded: a sum of hundreds of shifts takes long to compile. With the
+    # checkpoint, the backward pass keeps x and w instead of every shift.
     def fast(x: jax.Array, w: jax.Array) -> jax.Array:
         if w.shape[-2] == 1 and math.prod(window) <= 64:
             wide = jnp.result_type(x, jnp.float32)
@@ -60,7 +63,7 @@ def _conv(
     x: jax.Array,
     w: jax.Array,
     strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
+    pads: Pads,
     dilation: tuple[int, ...],
     groups: int,
 ) -> jax.Array:
@@ -71,14 +74,14 @@ def _conv(
     )
 
 
-# XLA's CPU backend brings a convolution to its fast layout, (batch, *space, in) with (*window, in, out), only
-# outside loops; JAX's own gradients are in other layouts, and 13 to 85 times slower inside a lax.scan, where
-# training runs live (jax issue #12868). So the derivative below is stated in those layouts whose transpose,
-# which is what backprop runs, is in the fast one: for dx with in and out exchanged in the kernel, for dw with
-# batch and channels exchanged.
+# XLA's CPU backend is fast at one layout, (batch, *space, in) with (*window, in, out), and converts others to it
+# only outside loops. JAX's own gradients have other layouts: inside a lax.scan, where training runs live, they are
+# 13 to 85 times slower (jax issue #12868). So the derivative below is written in layouts whose transpose, which is
+# what backprop runs, is the fast one: for dx with in and out of the kernel exchanged, for dw with batch and
+# channels exchanged.
 def _derivative(
     strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
+    pads: Pads,
     dilation: tuple[int, ...],
     groups: int,
     primals: tuple[jax.Array, jax.Array],
@@ -100,14 +103,14 @@ def _derivative(
     if not isinstance(dw, SymbolicZero):
         layout = (f"C{space}N", f"I{space}O", f"{space}NC")
 
-        def along_w(x: jax.Array, dw: jax.Array, pads: tuple[tuple[int, int], ...] = pads) -> jax.Array:
+        def along_w(x: jax.Array, dw: jax.Array, pads: Pads = pads) -> jax.Array:
             x, dw = jnp.swapaxes(x, 0, -1), jnp.moveaxis(dw, -2, 0)
             return jnp.moveaxis(convolve(x, dw, padding=pads, dimension_numbers=layout), -2, 0)
 
-        # For images of few channels XLA's CPU backend has a better kernel for dw, which it takes when dy is
-        # larger than x: 28x28 pixels, 5x5 to 32 features, batch 128, one channel 7.0 -> 2.4 ms, two 9.3 -> 4.2,
-        # four 11.2 -> 8.6; from 32 channels on it is slower (jax 0.10.1 and 0.12, two cores). So y gets more
-        # rows than x, which are dropped, and x its padding in the other axis beforehand.
+        # For images with few channels XLA's CPU backend has a better kernel for dw, which it uses if dy is
+        # larger than x. So y gets more rows than x, which are then dropped, and x is padded along the other axis
+        # beforehand. 28x28 pixels, 5x5 to 32 features, batch 128: one channel 7.0 -> 2.4 ms, two 9.3 -> 4.2,
+        # four 11.2 -> 8.6; from 32 channels on it is slower (jax 0.10.1 and 0.12, two cores).
         rows = 1 + x.shape[1] - y.shape[1]
 
         def taller(x: jax.Array, dw: jax.Array) -> jax.Array:
@@ -130,7 +133,7 @@ def _sum_of_shifts(
     x: jax.Array,
     w: jax.Array,
     strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
+    pads: Pads,
     dilation: tuple[int, ...],
 ) -> jax.Array:
     shifts = _shifts(x, w.shape[:-2], strides, pads, dilation)
@@ -140,12 +143,12 @@ def _sum_of_shifts(
 _depthwise = jax.custom_jvp(_sum_of_shifts, nondiff_argnums=(2, 3, 4))
 
 
-# The gradient by w is a sum over all axes but the last, which XLA's CPU backend does not vectorise inside a
-# fusion (29 ms in the case above, 1.7 here). So dw is spread over y in steps, whose transposes are: add 8
-# pieces, element by element; sum what is left, behind a barrier that keeps XLA from making it one sum again.
+# The gradient of w is a sum over all axes but the last, which XLA's CPU backend does not vectorise inside a
+# fusion (29 ms in the case above, 1.7 here). So dw is broadcast to y in two steps. Their transposes first add 8
+# pieces element by element, then sum the result. The barrier keeps XLA from merging the two into one sum again.
 def _depthwise_derivative(
     strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
+    pads: Pads,
     dilation: tuple[int, ...],
     primals: tuple[jax.Array, jax.Array],
     tangents: tuple[Any, Any],
@@ -175,10 +178,10 @@ def _shifts(
     x: jax.Array,
     window: tuple[int, ...],
     strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
+    pads: Pads,
     dilation: tuple[int, ...],
 ) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """For each element k of the window, what it sees: x[i * stride + k * dilation - low] for all i."""
-    # The padding of a transpose may be negative.
+    """Pairs of an element k of the window and what it sees: x[i * stride + k * dilation - low] for all i."""
+    # The padding of a transposed convolution may be negative.
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)))
     return shifts(x, window, strides, dilation)

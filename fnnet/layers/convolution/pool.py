@@ -1,45 +1,48 @@
-"""Pooling: the largest or the mean element of each window, channel by channel."""
+"""Pooling: the largest element or the mean of each window, separately for each channel."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State
+from fnnet.layer import Layer, printable
+from fnnet.layers.convolution.max_pool_gradient import window_max
 from fnnet.layers.convolution.window import (
     Padding,
+    Pads,
     PerAxis,
     check_arguments,
     pad_widths,
     per_axis,
     spatial_axes,
 )
-from fnnet.layers.convolution.window_max import window_max
+from fnnet.layers.without_params import without_params
 
 
+@printable
 def max_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Padding = "VALID") -> Layer:
-    """The largest element of each window; padding never wins.
+    """Max pooling: the largest element of each window. Padding is never the largest.
 
         y[i, c] = max_k x[i * stride + k - low, c]
 
+    The gradient of a window goes to a single element: its largest one, or the first of several equal ones.
+
     Shapes: x (batch, *space, channels), y (batch, *space', channels), with 1 to 3 spatial axes.
-    The gradient of a window goes to one element, the first of the largest.
 
     Args:
-        window: size, for each spatial axis; an int for all of them.
-        strides: step of the window, in elements; the window's size unless given.
-        padding: "VALID" (none: what is left over at the end is not seen), "SAME", or ((low, high), ...), for
-            each axis.
+        window: size of the window: one int for all spatial axes, or one per axis.
+        strides: step of the window, in elements. The default is the size of the window.
+        padding: "VALID" (none; elements left over at the end are ignored), "SAME", or ((low, high), ...), a
+            pair per axis.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not 1 to 3 spatial axes, the window does not fit, or would lie all in the
-            padding.
+        ValueError: the input does not have 1 to 3 spatial axes, the window does not fit, or a window could be
+            all padding.
 
     Source: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
 
@@ -50,32 +53,36 @@ def max_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
     strides = window if strides is None else strides
     check_arguments("max_pool", padding, window=window, strides=strides)
 
+    def windows(x: Any) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
+        return _check_windows("max_pool", x, window, strides, padding)
+
     def pool(x: jax.Array) -> jax.Array:
-        sizes, steps, pads = _windows("max_pool", x, window, strides, padding)
-        return window_max(x, sizes[1:-1], steps[1:-1], pads[1:-1])
+        return window_max(x, *windows(x))
 
-    return _without_params(pool, "max_pool")
+    return without_params("max_pool", windows, pool)
 
 
+@printable
 def avg_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Padding = "VALID") -> Layer:
-    """The mean of each window, over the elements of the input in it; padding does not count.
+    """Average pooling: the mean of the elements in each window. Padding is not counted.
 
         y[i, c] = mean_k x[i * stride + k - low, c]
 
+    PyTorch counts the zeros of the padding, unless count_include_pad=False. The mean is computed in float32 at
+    least; y has the dtype of x.
+
     Shapes: x (batch, *space, channels), y (batch, *space', channels), with 1 to 3 spatial axes.
-    (PyTorch counts the zeros of the padding in, unless count_include_pad=False.)
-    The mean is computed in float32 at least; y has the dtype of x.
 
     Args:
-        window: size, for each spatial axis; an int for all of them.
-        strides: step of the window, in elements; the window's size unless given.
-        padding: "VALID" (none: what is left over at the end is not seen), "SAME", or ((low, high), ...), for
-            each axis.
+        window: size of the window: one int for all spatial axes, or one per axis.
+        strides: step of the window, in elements. The default is the size of the window.
+        padding: "VALID" (none; elements left over at the end are ignored), "SAME", or ((low, high), ...), a
+            pair per axis.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not 1 to 3 spatial axes, the window does not fit, or would lie all in the
-            padding.
+        ValueError: the input does not have 1 to 3 spatial axes, the window does not fit, or a window could be
+            all padding.
 
     Source: LeCun et al. 1990, "Handwritten digit recognition with a back-propagation network".
 
@@ -86,24 +93,29 @@ def avg_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
     strides = window if strides is None else strides
     check_arguments("avg_pool", padding, window=window, strides=strides)
 
+    def windows(x: Any) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
+        return _check_windows("avg_pool", x, window, strides, padding)
+
     def pool(x: jax.Array) -> jax.Array:
-        windows = _windows("avg_pool", x, window, strides, padding)
+        sizes, steps, pads = windows(x)
+        all_axes = ((1, *sizes, 1), (1, *steps, 1), ((0, 0), *pads, (0, 0)))
         x32 = x.astype(jnp.result_type(x, jnp.float32))
-        scale = _power_of_2(math.prod(windows[0]))
-        total = lax.reduce_window(x32 * scale, 0.0, lax.add, *windows)
-        count = lax.reduce_window(jnp.full((1, *x.shape[1:-1], 1), scale, x32.dtype), 0.0, lax.add, *windows)
+        scale = _power_of_2(math.prod(sizes))
+        total = lax.reduce_window(x32 * scale, 0.0, lax.add, *all_axes)
+        inside = jnp.full((1, *x.shape[1:-1], 1), scale, x32.dtype)
+        count = lax.reduce_window(inside, 0.0, lax.add, *all_axes)
         return (total / jnp.broadcast_to(count, total.shape)).astype(jnp.result_type(x))
 
-    return _without_params(pool, "avg_pool")
+    return without_params("avg_pool", windows, pool)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """The mean over all spatial axes: (batch, *space, channels) -> (batch, channels).
+    """Global average pooling: the mean over all spatial axes, (batch, *space, channels) -> (batch, channels).
 
         y[c] = mean_i x[i, c]
 
-    A plain function: write `global_avg_pool`, not `global_avg_pool()`. The mean is computed in float32 at
-    least; y has the dtype of x.
+    `global_avg_pool` is itself a layer: write `global_avg_pool`, not `global_avg_pool()`. The mean is computed
+    in float32 at least; y has the dtype of x.
 
     Raises:
         TypeError: the input is not floating point.
@@ -115,16 +127,17 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
         >>> fn.global_avg_pool(jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1))
         Array([[1.5]], dtype=float32)
     """
-    return _mean(_pixels("global_avg_pool", x), 1)
+    _check_space("global_avg_pool", x)
+    return _mean(_pixels(x), 1)
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """The largest element over all spatial axes: (batch, *space, channels) -> (batch, channels).
+    """Global max pooling: the largest element over all spatial axes, (batch, *space, channels) -> (batch, channels).
 
         y[c] = max_i x[i, c]
 
-    A plain function: write `global_max_pool`, not `global_max_pool()`. The gradient goes to one element, the
-    first of the largest.
+    `global_max_pool` is itself a layer: write `global_max_pool`, not `global_max_pool()`. The gradient goes to
+    a single element: the largest one, or the first of several equal ones.
 
     Raises:
         TypeError: the input is not floating point.
@@ -136,24 +149,27 @@ def global_max_pool(x: jax.Array) -> jax.Array:
         >>> fn.global_max_pool(jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1))
         Array([[3.]], dtype=float32)
     """
-    return _max(_pixels("global_max_pool", x), 1)
+    _check_space("global_max_pool", x)
+    return _max(_pixels(x), 1)
 
 
+@printable
 def adaptive_avg_pool(size: PerAxis) -> Layer:
-    """Averages over as many windows as the output has elements, whatever the size of the input.
+    """Adaptive average pooling: the output has a fixed size, whatever the size of the input.
 
         y[i, c] = mean_j x[j, c],    j from floor(i space / size) to ceil((i + 1) space / size), exclusive
 
-    Shapes: x (batch, *space, channels), y (batch, *size, channels), with 1 to 3 spatial axes. The windows are
-    PyTorch's: they overlap where size does not divide space. The mean is computed in float32 at least; y has
-    the dtype of x.
+    The windows are those of PyTorch: they overlap where size does not divide space. The mean is computed in
+    float32 at least; y has the dtype of x.
+
+    Shapes: x (batch, *space, channels), y (batch, *size, channels), with 1 to 3 spatial axes.
 
     Args:
-        size: of the output, for each spatial axis; an int for all of them.
+        size: size of the output: one int for all spatial axes, or one per axis.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not 1 to 3 spatial axes, or an empty one.
+        ValueError: the input does not have 1 to 3 spatial axes, or has an empty one.
 
     Source: He et al. 2014, "Spatial pyramid pooling in deep convolutional networks for visual recognition",
     arXiv:1406.4729, section 2.3.
@@ -162,25 +178,30 @@ def adaptive_avg_pool(size: PerAxis) -> Layer:
         >>> fn.adaptive_avg_pool(2)({}, jnp.array([1.0, 3.0, 2.0]).reshape(1, 3, 1)).squeeze()
         Array([2. , 2.5], dtype=float32)
     """
-    check_arguments("adaptive_avg_pool", "VALID", size=size)
-    return _without_params(lambda x: _adaptive("adaptive_avg_pool", _mean, x, size), "adaptive_avg_pool")
+
+    def mean(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        return _by_axis(_mean, x.astype(jnp.result_type(x, jnp.float32)), sizes).astype(x.dtype)
+
+    return _adaptive("adaptive_avg_pool", mean, size)
 
 
+@printable
 def adaptive_max_pool(size: PerAxis) -> Layer:
-    """The largest elements of as many windows as the output has elements, whatever the size of the input.
+    """Adaptive max pooling: the output has a fixed size, whatever the size of the input.
 
         y[i, c] = max_j x[j, c],    j from floor(i space / size) to ceil((i + 1) space / size), exclusive
 
-    Shapes: x (batch, *space, channels), y (batch, *size, channels), with 1 to 3 spatial axes. The windows are
-    PyTorch's: they overlap where size does not divide space. The gradient of a window goes to one element,
-    the first of the largest.
+    The windows are those of PyTorch: they overlap where size does not divide space. The gradient of a window
+    goes to a single element: its largest one, or the first of several equal ones.
+
+    Shapes: x (batch, *space, channels), y (batch, *size, channels), with 1 to 3 spatial axes.
 
     Args:
-        size: of the output, for each spatial axis; an int for all of them.
+        size: size of the output: one int for all spatial axes, or one per axis.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not 1 to 3 spatial axes, or an empty one.
+        ValueError: the input does not have 1 to 3 spatial axes, or has an empty one.
 
     Source: He et al. 2014, "Spatial pyramid pooling in deep convolutional networks for visual recognition",
     arXiv:1406.4729, section 2.3.
@@ -189,34 +210,25 @@ def adaptive_max_pool(size: PerAxis) -> Layer:
         >>> fn.adaptive_max_pool(2)({}, jnp.array([1.0, 3.0, 2.0]).reshape(1, 3, 1)).squeeze()
         Array([3., 3.], dtype=float32)
     """
-    check_arguments("adaptive_max_pool", "VALID", size=size)
-    return _without_params(lambda x: _adaptive("adaptive_max_pool", _max, x, size), "adaptive_max_pool")
+    return _adaptive("adaptive_max_pool", lambda x, sizes: _by_axis(_max, x, sizes), size)
 
 
-def _pixels(layer: str, x: Any) -> jax.Array:
-    """The spatial axes made one: (batch, *space, channels) -> (batch, pixels, channels)."""
-    check.is_floating(layer, x)
-    check.has_rank(layer, x, 3, "(batch, *space, channels)")
-    _has_elements(layer, x)
-    return jnp.asarray(x).reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+def _adaptive(name: str, pool: Callable[[jax.Array, tuple[int, ...]], jax.Array], size: PerAxis) -> Layer:
+    check_arguments(name, "VALID", size=size)
+
+    def sizes(x: Any) -> tuple[int, ...]:
+        axes = spatial_axes(name, x)
+        _check_not_empty(name, x)
+        return per_axis(name, "size", size, axes)
+
+    return without_params(name, sizes, lambda x: pool(x, sizes(x)))
 
 
-def _has_elements(layer: str, x: Any) -> None:
-    if 0 in x.shape[1:-1]:
-        raise ValueError(
-            f"{layer}: input is {check.describe(x)}, wanted at least one element on each spatial axis"
-        )
-
-
-def _adaptive(layer: str, reduce: Callable[[jax.Array, int], jax.Array], x: Any, size: PerAxis) -> jax.Array:
-    axes = spatial_axes(layer, x)
-    _has_elements(layer, x)
-    sizes = per_axis(layer, "size", size, axes)
-    dtype = jnp.result_type(x)
-    # Axis by axis: the windows are products of intervals. The last one first, for the first of the largest.
-    x = jnp.asarray(x)
-    if reduce is _mean:
-        x = x.astype(jnp.result_type(x, jnp.float32))
+def _by_axis(
+    reduce: Callable[[jax.Array, int], jax.Array], x: jax.Array, sizes: tuple[int, ...]
+) -> jax.Array:
+    """Adaptive pooling one axis at a time, which is possible because a window is a product of intervals."""
+    # The last axis first, so that of several equal elements the first one is taken.
     for axis, m in reversed([*enumerate(sizes, start=1)]):
         n = x.shape[axis]
         if n % m == 0:
@@ -225,7 +237,7 @@ def _adaptive(layer: str, reduce: Callable[[jax.Array, int], jax.Array], x: Any,
             windows = [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
             each = [reduce(lax.slice_in_dim(x, low, high, axis=axis), axis) for low, high in windows]
             x = jnp.stack(each, axis)
-    return x.astype(dtype)
+    return x
 
 
 def _mean(x: jax.Array, axis: int) -> jax.Array:
@@ -237,19 +249,39 @@ def _mean(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _power_of_2(n: int) -> float:
-    """A factor that rounds nothing and keeps the sum of n large numbers from overflowing."""
+    """A factor that keeps the sum of n large numbers from overflowing, and rounds nothing."""
     return 2.0 ** -n.bit_length()
 
 
 def _max(x: jax.Array, axis: int) -> jax.Array:
-    """The largest along an axis; the gradient goes to the first, where `jnp.max` would share it out."""
+    """The maximum along an axis. Its gradient goes to the first maximum; that of `jnp.max` is shared by all."""
     return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis).squeeze(axis)
 
 
-def _windows(layer: str, x: Any, window: PerAxis, strides: PerAxis, padding: Padding) -> tuple[Any, Any, Any]:
-    """Sizes, strides and padding on every axis of x, as `lax.reduce_window` has them."""
+def _pixels(x: Any) -> jax.Array:
+    """Merges the spatial axes: (batch, *space, channels) -> (batch, pixels, channels)."""
+    return jnp.asarray(x).reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+
+
+def _check_space(layer: str, x: Any) -> None:
+    check.is_floating(layer, x)
+    check.has_rank(layer, x, 3, "(batch, *space, channels)")
+    _check_not_empty(layer, x)
+
+
+def _check_not_empty(layer: str, x: Any) -> None:
+    if 0 in x.shape[1:-1]:
+        raise ValueError(
+            f"{layer}: input is {check.describe(x)}, wanted at least one element on each spatial axis"
+        )
+
+
+def _check_windows(
+    layer: str, x: Any, window: PerAxis, strides: PerAxis, padding: Padding
+) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
+    """Size, stride and padding of the windows, per spatial axis. Raises if they do not fit the input."""
     axes = spatial_axes(layer, x)
-    _has_elements(layer, x)
+    _check_not_empty(layer, x)
     size = per_axis(layer, "window", window, axes)
     stride = per_axis(layer, "strides", strides, axes)
     pads = pad_widths(layer, x, size, stride, padding, (1,) * axes)
@@ -257,16 +289,4 @@ def _windows(layer: str, x: Any, window: PerAxis, strides: PerAxis, padding: Pad
         raise ValueError(
             f"{layer}: padding {pads} and window {size}, wanted padding smaller than the window on each side"
         )
-    return (1, *size, 1), (1, *stride, 1), ((0, 0), *pads, (0, 0))
-
-
-def _without_params(pool: Any, name: str) -> Layer:
-    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        return {}, {}
-
-    def apply(
-        params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        return pool(x), {}
-
-    return Layer(init, apply, name)
+    return size, stride, pads

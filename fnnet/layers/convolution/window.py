@@ -1,4 +1,4 @@
-"""What convolution and pooling share: windows, strides and padding, one number for each spatial axis."""
+"""Windows of convolution and pooling: sizes, strides, padding and dilation, with one entry per spatial axis."""
 
 from collections.abc import Iterator, Sequence
 from numbers import Integral
@@ -12,12 +12,13 @@ from fnnet import check
 
 PerAxis = int | Sequence[int]
 Padding = str | Sequence[tuple[int, int]]
+Pads = tuple[tuple[int, int], ...]
 
 LAYOUT = "(batch, 1 to 3 spatial axes, channels)"
 
 
 def check_arguments(layer: str, padding: Padding, *, negative: bool = False, **sizes: PerAxis) -> None:
-    """Raises, when the layer is made, for what is wrong whatever the input."""
+    """Checks a layer's arguments when it is made, as far as that is possible without an input."""
     for name, value in sizes.items():
         for n in value if isinstance(value, Sequence) else (value,):
             check.is_positive(layer, name, n)
@@ -38,7 +39,7 @@ def check_arguments(layer: str, padding: Padding, *, negative: bool = False, **s
 
 
 def spatial_axes(layer: str, x: Any) -> int:
-    """How many spatial axes the input has: 1 to 3, else raises."""
+    """The number of spatial axes of the input. Raises unless there are 1 to 3."""
     check.is_floating(layer, x)
     if not 3 <= len(x.shape) <= 5:
         raise ValueError(f"{layer}: input is {check.describe(x)}, wanted {LAYOUT}")
@@ -46,7 +47,7 @@ def spatial_axes(layer: str, x: Any) -> int:
 
 
 def per_axis(layer: str, name: str, value: PerAxis, axes: int) -> tuple[int, ...]:
-    """One number for each spatial axis; an int stands for all of them."""
+    """One number per spatial axis. An int stands for all of them."""
     numbers = tuple(map(int, value if isinstance(value, Sequence) else (value,) * axes))
     if len(numbers) != axes:
         raise ValueError(
@@ -62,10 +63,10 @@ def pad_widths(
     strides: tuple[int, ...],
     padding: Padding,
     dilation: tuple[int, ...],
-) -> tuple[tuple[int, int], ...]:
-    """(low, high) for each spatial axis; raises where the window does not fit into the padded input.
+) -> Pads:
+    """The padding (low, high) of each spatial axis. Raises if the window does not fit into the padded input.
 
-    "SAME" is TensorFlow's: outputs = ceil(inputs / stride), the odd element on the high side. "VALID": none.
+    "SAME" is TensorFlow's: outputs = ceil(inputs / stride), an odd element goes on the high side. "VALID" is none.
     """
     reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
     sizes = x.shape[1:-1]
@@ -80,16 +81,26 @@ def pad_widths(
     if any(n + low + high < r for n, (low, high), r in zip(sizes, pads, reach, strict=True)):
         raise ValueError(
             f"{layer}: input is {check.describe(x)}, padded by {pads}, and the window reaches over "
-            f"{tuple(reach)}; wanted an input at least as large: take a smaller window, fewer strides before "
+            f"{tuple(reach)}; wanted an input at least as large: use a smaller window, smaller strides before "
             "it, or padding 'SAME'"
         )
     return pads
 
 
+def conv_numbers(
+    layer: str, x: Any, w: Any, strides: PerAxis, padding: Padding, dilation: PerAxis
+) -> tuple[tuple[int, ...], Pads, tuple[int, ...]]:
+    """Strides, padding and dilation for the kernel w, as `convolve` takes them. Raises if w does not fit the input."""
+    axes = spatial_axes(layer, x)
+    stride = per_axis(layer, "strides", strides, axes)
+    dilate = per_axis(layer, "dilation", dilation, axes)
+    return stride, pad_widths(layer, x, w.shape[:-2], stride, padding, dilate), dilate
+
+
 def shifts(
     x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """For each element k of the window, what it sees of x, which is padded: x[i * stride + k * dilation] for all i."""
+    """Pairs of an element k of the window and what it sees of the padded x: x[i * stride + k * dilation] for all i."""
     space = [n - (size - 1) * d for n, size, d in zip(x.shape[1:-1], window, dilation, strict=True)]
     for k in np.ndindex(*window):
         start = [a * d for a, d in zip(k, dilation, strict=True)]

@@ -1,4 +1,4 @@
-"""Batch normalization: each feature brought to mean 0 and variance 1 over the batch."""
+"""Batch normalization: each feature gets mean 0 and variance 1 over the batch (Ioffe & Szegedy 2015)."""
 
 import math
 from functools import partial
@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer, Params, State
-from fnnet.layers.normalization.norm import affine, check_input, scale_and_shift
+from fnnet.layer import Layer, Params, State, printable
+from fnnet.layers.normalization.norm import affine, check_affine, init_affine
 
 
+@printable
 def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | None = None) -> Layer:
-    """Batch normalization: each feature over the batch (and over space).
+    """Batch normalization: each feature is normalized over the batch (and over space).
 
         y = gamma (x - mu) / sqrt(var + eps) + beta
         train:  mu = mean(x), var = mean((x - mu)^2)             over all axes but the last, of m elements
@@ -23,24 +24,22 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
                 var  <- momentum var + (1 - momentum) var m / (m - 1)
         test:   mu and var are the running averages in state
 
+    Statistics are computed in float32 at least, and the running averages are kept in float32; y has the dtype of
+    x. The variance of a single element (m = 1) is 0.
+
     Shapes: x and y (batch, ..., features); params gamma, beta and state mean, var (features,).
 
     Args:
-        momentum: share of the old running average that is kept at each step (PyTorch counts the other way,
-            0.1).
+        momentum: weight of the old running average at each step. (PyTorch's momentum is 1 minus this one: 0.1.)
         eps: added to the variance.
-        axis_name: mapped axis (of `vmap`, `shard_map`) whose batches are normalized as one.
-
-    Statistics are computed in float32 at least, the running averages kept in float32; y has the dtype of x.
-    The variance of one element (m = 1) is 0.
+        axis_name: a mapped axis (of `vmap` or `shard_map`) over which the batches are normalized together.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input has not the features of gamma, or no batch; momentum is not in [0, 1); eps is
-            negative; the running averages are missing from state, as in `layer(params, x)`.
+        ValueError: the number of features does not match gamma, or the batch is empty; momentum is not in [0, 1);
+            eps is negative; the running averages are missing from state, as in `layer(params, x)`.
 
-    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2, with the unbiased variance for the
-    test.
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2, with the unbiased variance at test time.
 
     Example:
         >>> layer = fn.batch_norm()
@@ -54,15 +53,14 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
     check.between("batch_norm", "eps", eps, 0)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        params = scale_and_shift("batch_norm", x)
+        params = init_affine("batch_norm", x)
         features = x.shape[-1:]
         return params, {"mean": jnp.zeros(features, jnp.float32), "var": jnp.ones(features, jnp.float32)}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        check_input("batch_norm", params, x)
-        check.has_keys("batch_norm", "state", state, ("mean", "var"))
+        _check(params, state, x, train)
         x = jnp.asarray(x)
         x32 = x.astype(jnp.result_type(x, jnp.float32))
 
@@ -70,12 +68,8 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
             scale = lax.rsqrt(state["var"].astype(x32.dtype) + eps)
             y = (x32 - jnp.broadcast_to(state["mean"], x.shape)) * jnp.broadcast_to(scale, x.shape)
             return affine(y, params).astype(x.dtype), state
-        m = math.prod(x.shape[:-1])
-        if m == 0:
-            raise ValueError(
-                f"batch_norm: input is {check.describe(x)}, wanted at least one example to train on"
-            )
-        m *= 1 if axis_name is None else lax.psum(1, axis_name)
+
+        m = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.psum(1, axis_name))
         gamma, beta = (params[name].astype(x32.dtype) for name in ("gamma", "beta"))
         y, origin, mu, var = _normalize(x32, gamma, beta, eps, axis_name)
         seen = {"mean": origin + mu, "var": var * (m / max(m - 1, 1))}
@@ -89,12 +83,19 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
     return Layer(init, apply, "batch_norm")
 
 
+def _check(params: Params, state: State, x: Any, train: bool) -> None:
+    check_affine("batch_norm", params, x)
+    check.has_keys("batch_norm", "state", state, ("mean", "var"))
+    if train and 0 in x.shape[:-1]:
+        raise ValueError(f"batch_norm: input is {check.describe(x)}, wanted at least one example to train on")
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _normalize(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: chex.Numeric, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """y, and what it was made with: an example, the mean of the differences from it, the variance."""
-    # Of the differences from one example: a sum of large numbers is rounded by more than they may vary.
+    """(y, origin, mu, var): the output, an origin near the mean, the mean minus the origin, the variance."""
+    # Sums are of differences from one example: rounding a sum of large numbers can exceed their variation.
     origin = _mean(lax.stop_gradient(x[(slice(1),) * (x.ndim - 1)]), axis_name)
     differences = x - jnp.broadcast_to(origin, x.shape)
     mu = _mean(differences, axis_name)
@@ -104,9 +105,9 @@ def _normalize(
     return affine(y, {"gamma": gamma, "beta": beta}), origin, mu, var
 
 
-# The derivative by the chain rule sums over the batch four times going back. In this form its transpose needs two
-# sums, which are the gradients of beta and gamma as well: a ResNet block takes 46 ms in place of 54 and 29 MB in
-# place of 38 (jax 0.12; 0.10.1 finds this by itself: 50 ms either way; two CPU cores).
+# By the chain rule, backprop sums over the batch four times. In this form it needs two sums, which are the gradients
+# of beta and gamma as well: a ResNet block takes 46 ms instead of 54, and 29 MB instead of 38 (jax 0.12; XLA in
+# 0.10.1 finds this form by itself: 50 ms either way; two CPU cores).
 @_normalize.defjvp
 def _(eps: chex.Numeric, axis_name: str | None, primals: Any, tangents: Any) -> Any:
     (x, gamma, beta), (dx, dgamma, dbeta) = primals, tangents

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
-from fnnet.layers.recurrent.lstm import sigmoid
-from fnnet.layers.recurrent.recurrent import Cell, Outputs, recurrent
-from fnnet.layers.recurrent.simple_rnn import check_cell, init_cell, zero_carry
+from fnnet.layers.recurrent.cell import Cell
+from fnnet.layers.recurrent.gates import check_cell, init_cell, sigmoid, zero_carry
+from fnnet.layers.recurrent.recurrent import recurrent
+from fnnet.layers.recurrent.unroll import Outputs
 
 Reset = Literal["after", "before"]
 
 
+@printable
 def gru_cell(
     features: int,
     *,
@@ -26,7 +28,7 @@ def gru_cell(
     w_h_init: Initializer = initializers.orthogonal(),
     b_init: Initializer = initializers.zeros,
 ) -> Cell:
-    """Gated recurrent unit: a state that is overwritten where a gate lets it.
+    """Gated recurrent unit: an update gate decides how much of the state h is replaced.
 
         r = sigmoid(x w_xr + h w_hr + b_r)                      reset gate
         z = sigmoid(x w_xz + h w_hz + b_z)                      update gate
@@ -34,24 +36,24 @@ def gru_cell(
         n = tanh(x w_xn + b_n + (r h) w_hn)                     candidate, reset="before" it
         h <- (1 - z) n + z h                                    y = h
 
-    Products with r and z are by element.
+    Products with r and z are element by element.
 
     Shapes: x (batch, in), h and y (batch, features), w_x (in, 3 features), w_h (features, 3 features),
-    b (3 features,), and b_h (features,) for "after" only. The gates stand side by side in the order r, z, n,
-    which is PyTorch's (its two biases of r and of z are added up in b); Keras has z, r, n. The carry is h,
-    and begins at 0.
+    b (3 features,), and b_h (features,) for "after" only. The gates are side by side in the order r, z, n, as in
+    PyTorch (whose two biases of r and of z are added up in b). In Keras the order is z, r, n. The carry is h, and
+    starts at 0.
 
     Args:
-        features: hidden units.
-        reset: "after" is the form of cuDNN, PyTorch and Keras, with one matrix product for all gates;
-            "before" is that of the paper.
-        w_init: initializer of w_x; Glorot's uniform.
-        w_h_init: initializer of w_h; orthogonal, all gates in one matrix, as in Keras.
-        b_init: initializer of b and b_h; zeros.
+        features: number of hidden units.
+        reset: "after" is the form in cuDNN, PyTorch and Keras, with one matrix product for all gates; "before" is
+            the form in the paper.
+        w_init: initializer of w_x. The default is Glorot's uniform.
+        w_h_init: initializer of w_h. The default is orthogonal, for all gates in one matrix, as in Keras.
+        b_init: initializer of b and b_h. The default is zeros.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: an unknown `reset`; the input's features are not those of w_x, or the params are of
+        ValueError: `reset` is unknown; the number of input features does not match w_x, or the params are those of
             another cell.
 
     Source: Cho et al. 2014, arXiv:1406.1078, equations 5 to 8.
@@ -100,18 +102,27 @@ def gru_cell(
     return Cell(init, initial_carry, step, "gru")
 
 
-def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs: Outputs = "all") -> Layer:
+@printable
+def gru(
+    features: int,
+    *,
+    reset: Reset = "after",
+    reverse: bool = False,
+    outputs: Outputs = "all",
+    cache: bool = False,
+) -> Layer:
     """Gated recurrent units along a sequence: `recurrent(gru_cell(features))`.
 
         h_t = (1 - z_t) n_t + z_t h_{t-1},      y_t = h_t       (the gates: `gru_cell`)
 
-    Shapes, lengths and errors as in `recurrent`.
+    Shapes, lengths and errors are as in `recurrent`.
 
     Args:
-        features: hidden units.
+        features: number of hidden units.
         reset: "after" (cuDNN, PyTorch, Keras) or "before" (Cho et al.).
-        reverse: from the last step to the first.
-        outputs: "all", or "last", the output of the step that was taken last.
+        reverse: run from the last step to the first.
+        outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Cho et al. 2014, arXiv:1406.1078.
 
@@ -122,4 +133,4 @@ def gru(features: int, *, reset: Reset = "after", reverse: bool = False, outputs
         (4, 5, 8)
     """
     cell = gru_cell(features, reset=reset)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="gru")
+    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="gru")

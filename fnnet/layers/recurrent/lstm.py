@@ -1,22 +1,24 @@
 """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000)."""
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
-from fnnet.layers.recurrent.recurrent import Cell, Outputs, recurrent
-from fnnet.layers.recurrent.simple_rnn import check_cell, init_cell, zero_carry
+from fnnet.layers.recurrent import lstm_fused
+from fnnet.layers.recurrent.cell import Cell
+from fnnet.layers.recurrent.gates import check_cell, init_cell, sigmoid, zero_carry
+from fnnet.layers.recurrent.recurrent import recurrent
+from fnnet.layers.recurrent.unroll import Outputs
 
 
+@printable
 def lstm_cell(
     features: int,
     *,
@@ -26,7 +28,7 @@ def lstm_cell(
     w_h_init: Initializer = initializers.orthogonal(),
     b_init: Initializer = initializers.zeros,
 ) -> Cell:
-    """Long short-term memory: a state c that is forgotten and written to by gates.
+    """Long short-term memory: gates decide what a state c forgets, what is written to it, and what is read.
 
         [z_i, z_f, z_g, z_o] = x w_x + h w_h + b
         i = sigmoid(z_i + p_i c)        input gate
@@ -36,25 +38,25 @@ def lstm_cell(
         o = sigmoid(z_o + p_o c)        output gate, with the new c
         h <- o tanh(c)                  y = h
 
-    Products with f, i, o and p are by element. Without peepholes p is 0, and there is no such entry.
+    Products with f, i, o and p are element by element. Without peepholes p is 0, and params have no p.
 
     Shapes: x (batch, in), c, h and y (batch, features), w_x (in, 4 features), w_h (features, 4 features),
-    b (4 features,), p (3, features): p_i, p_f, p_o. The gates stand side by side in the order i, f, g, o,
-    which is that of PyTorch and Keras. The carry is (c, h), and begins at 0.
+    b (4 features,), p (3, features): p_i, p_f, p_o. The gates are side by side in the order i, f, g, o, as in
+    PyTorch and Keras. The carry is (c, h), and starts at 0.
 
     Args:
-        features: hidden units.
-        forget_bias: what `init` adds to b_f; 1, so that c is kept at first (Jozefowicz et al. 2015). The
-            equation has it in b: trained biases of Keras, or of PyTorch (the sum of its two), fit as they
-            are. It may be a tracer.
-        peepholes: whether the gates see c; p starts at 0.
-        w_init: initializer of w_x; Glorot's uniform.
-        w_h_init: initializer of w_h; orthogonal, all gates in one matrix, as in Keras.
-        b_init: initializer of b; zeros.
+        features: number of hidden units.
+        forget_bias: what `init` adds to b_f. The default is 1, so that c is kept at first (Jozefowicz et al. 2015).
+            It becomes part of b, so that trained biases of Keras, or of PyTorch (the sum of its two), can be used
+            unchanged. It may be a tracer.
+        peepholes: whether the gates see c. p starts at 0.
+        w_init: initializer of w_x. The default is Glorot's uniform.
+        w_h_init: initializer of w_h. The default is orthogonal, for all gates in one matrix, as in Keras.
+        b_init: initializer of b. The default is zeros.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input's features are not those of w_x, or the params are of another cell.
+        ValueError: the number of input features does not match w_x, or the params are those of another cell.
 
     Source: Hochreiter & Schmidhuber 1997, "Long short-term memory"; forget gate: Gers, Schmidhuber & Cummins
     2000, "Learning to forget"; peepholes: Gers & Schmidhuber 2000, "Recurrent nets that time and count".
@@ -89,89 +91,27 @@ def lstm_cell(
         c, h = carry
         w = jnp.concatenate([params["w_x"], params["w_h"]])
         if not peepholes:
-            return _step(w, params["b"], carry, x)
+            return lstm_fused.step(w, params["b"], carry, x)
         p_i, p_f, p_o = (jnp.broadcast_to(p, c.shape) for p in params["p"])
-        z_i, z_f, z_g, z_o = jnp.split(_affine(w, params["b"], h, x), 4, axis=-1)
-        i, f = sigmoid(z_i + p_i * c), sigmoid(z_f + p_f * c)
-        c = f * c + i * jnp.tanh(z_g)
-        h = sigmoid(z_o + p_o * c) * jnp.tanh(c)
+        z_i, z_f, z_g, z_o = jnp.split(lstm_fused.affine(w, params["b"], h, x), 4, axis=-1)
+        i = sigmoid(z_i + p_i * c)
+        f = sigmoid(z_f + p_f * c)
+        g = jnp.tanh(z_g)
+        c = f * c + i * g
+        o = sigmoid(z_o + p_o * c)
+        h = o * jnp.tanh(c)
         return (c, h), h
 
     def sequence(params: Params, carry: tuple[jax.Array, jax.Array], x: jax.Array) -> Any:
         check_cell("lstm", params, x, entries)
         w = jnp.concatenate([params["w_x"], params["w_h"]])
         dtype = jnp.result_type(x, w)
-        return _sequence(*(a.astype(dtype) for a in (x, w, params["b"], *carry)))
+        return lstm_fused.sequence(*(a.astype(dtype) for a in (x, w, params["b"], *carry)))
 
     return Cell(init, initial_carry, step, "lstm", None if peepholes else sequence)
 
 
-def _affine(w: jax.Array, b: jax.Array, h: jax.Array, x: jax.Array) -> jax.Array:
-    # One product for x and h: two of half the size take longer.
-    z = jnp.concatenate([x, h], axis=-1) @ w
-    return z + jnp.broadcast_to(b, z.shape)
-
-
-def _gates(w: jax.Array, b: jax.Array, h: jax.Array, x: jax.Array) -> list[jax.Array]:
-    # sigmoid(z) = tanh(z / 2) / 2 + 1/2. All four in one tanh of the whole array: XLA's CPU backend does not
-    # vectorize that of a slice, and a forward pass took 20 ms instead of 11.
-    z = _affine(w, b, h, x)
-    half = jnp.full(h.shape[-1:], 0.5, z.dtype)
-    scale = jnp.broadcast_to(jnp.concatenate([half, half, 2 * half, half]), z.shape)
-    return jnp.split(scale * jnp.tanh(scale * z) + (1 - scale), 4, axis=-1)
-
-
-def _step(w: jax.Array, b: jax.Array, carry: tuple[jax.Array, jax.Array], x: jax.Array) -> Any:
-    c, h = carry
-    i, f, g, o = _gates(w, b, h, x)
-    c = f * c + i * g
-    h = o * jnp.tanh(c)
-    return (c, h), h
-
-
-# The scan over `step` is the plain formula, and the reference in the tests. Backprop through it adds up the
-# gradient of w step by step. Here the derivative is stated so that what is linear in dw is one product for all
-# steps, and so is its transpose, which backprop runs.
-@jax.custom_jvp
-def _sequence(x: jax.Array, w: jax.Array, b: jax.Array, c: jax.Array, h: jax.Array) -> Any:
-    return lax.scan(partial(_step, w, b), (c, h), x)
-
-
-@_sequence.defjvp
-def _derivative(primals: Any, tangents: Any) -> Any:
-    (x, w, b, c, h), (dx, dw, db, dc, dh) = primals, tangents
-    time, batch, inputs = x.shape
-    w_x, w_h = w[:inputs], w[inputs:]
-
-    def step(carry: Any, x: jax.Array) -> Any:
-        c, h = carry
-        i, f, g, o = _gates(w, b, h, x)
-        t = jnp.tanh(f * c + i * g)
-        # Of c by z_i, z_f, z_g, and of h by z_o; of c by the c before; of h by c.
-        by_z = jnp.concatenate([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), t * o * (1 - o)], axis=-1)
-        c, h = f * c + i * g, o * t
-        return (c, h), (h, by_z, f, o * (1 - t * t))
-
-    carry, (hs, *slopes) = lax.scan(step, (c, h), x)
-    before = jnp.concatenate([x, jnp.concatenate([h[None], hs[:-1]])], axis=-1)
-    dz = dx.reshape(time * batch, inputs) @ w_x + before.reshape(time * batch, len(w)) @ dw
-
-    def tangent(carry: Any, now: Any) -> Any:
-        (dc, dh), (dz, by_z, kept, by_c) = carry, now
-        dz += dh @ w_h + jnp.broadcast_to(db, dz.shape)
-        dc_i, dc_f, dc_g, dh_o = jnp.split(by_z * dz, 4, axis=-1)
-        dc = kept * dc + (dc_i + dc_f + dc_g)
-        dh = by_c * dc + dh_o
-        return (dc, dh), dh
-
-    return (carry, hs), lax.scan(tangent, (dc, dh), (dz.reshape(time, batch, len(b)), *slopes))
-
-
-def sigmoid(z: jax.Array) -> jax.Array:
-    """By tanh, which is faster than XLA's logistic on a CPU (18 ms -> 10 ms for an LSTM forward)."""
-    return 0.5 * jnp.tanh(0.5 * z) + 0.5
-
-
+@printable
 def lstm(
     features: int,
     *,
@@ -179,19 +119,21 @@ def lstm(
     peepholes: bool = False,
     reverse: bool = False,
     outputs: Outputs = "all",
+    cache: bool = False,
 ) -> Layer:
     """Long short-term memory along a sequence: `recurrent(lstm_cell(features))`.
 
         c_t = f_t c_{t-1} + i_t g_t,    h_t = o_t tanh(c_t),    y_t = h_t        (the gates: `lstm_cell`)
 
-    Shapes, lengths and errors as in `recurrent`.
+    Shapes, lengths and errors are as in `recurrent`.
 
     Args:
-        features: hidden units.
-        forget_bias: what the forget gate's bias starts at; 1.
+        features: number of hidden units.
+        forget_bias: what is added to the initial bias of the forget gate. The default is 1.
         peepholes: whether the gates see c.
-        reverse: from the last step to the first.
-        outputs: "all", or "last", the output of the step that was taken last.
+        reverse: run from the last step to the first.
+        outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Hochreiter & Schmidhuber 1997, "Long short-term memory".
 
@@ -202,4 +144,4 @@ def lstm(
         (2, 8)
     """
     cell = lstm_cell(features, forget_bias=forget_bias, peepholes=peepholes)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="lstm")
+    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="lstm")

@@ -1,7 +1,7 @@
 """The simple recurrent network (Elman 1990)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -10,13 +10,17 @@ import jax.numpy as jnp
 
 from fnnet import activations, check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params
+from fnnet.layer import Layer, Params, printable
 from fnnet.layers.keys import keys_for
-from fnnet.layers.recurrent.recurrent import Cell, Outputs, recurrent
+from fnnet.layers.recurrent.cell import Cell
+from fnnet.layers.recurrent.gates import check_cell, init_cell, zero_carry
+from fnnet.layers.recurrent.recurrent import recurrent
+from fnnet.layers.recurrent.unroll import Outputs
 
 Activation = Callable[[jax.Array], jax.Array]
 
 
+@printable
 def simple_rnn_cell(
     features: int,
     *,
@@ -30,19 +34,19 @@ def simple_rnn_cell(
         h <- activation(x w_x + h w_h + b)                      y = h
 
     Shapes: x (batch, in), h and y (batch, features), w_x (in, features), w_h (features, features),
-    b (features,). The carry is h, and begins at 0.
+    b (features,). The carry is h, and starts at 0.
 
     Args:
-        features: hidden units.
-        activation: a function of an array; `fnnet.tanh`. (With `fnnet.relu`, Le et al. 2015,
-            arXiv:1504.00941, start w_h at the identity, `fnnet.initializers.identity()`.)
-        w_init: initializer of w_x; Glorot's uniform.
-        w_h_init: initializer of w_h; orthogonal.
-        b_init: initializer of b; zeros.
+        features: number of hidden units.
+        activation: a function of an array. The default is `fnnet.tanh`. (With `fnnet.relu`, Le et al. 2015,
+            arXiv:1504.00941, initialize w_h with the identity, `fnnet.initializers.identity()`.)
+        w_init: initializer of w_x. The default is Glorot's uniform.
+        w_h_init: initializer of w_h. The default is orthogonal.
+        b_init: initializer of b. The default is zeros.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input's features are not those of w_x, or the params are of another cell.
+        ValueError: the number of input features does not match w_x, or the params are those of another cell.
 
     Source: Elman 1990, "Finding structure in time".
 
@@ -73,24 +77,27 @@ def simple_rnn_cell(
     return Cell(init, initial_carry, step, "simple_rnn")
 
 
+@printable
 def simple_rnn(
     features: int,
     *,
     activation: Activation = activations.tanh,
     reverse: bool = False,
     outputs: Outputs = "all",
+    cache: bool = False,
 ) -> Layer:
     """Simple recurrent network along a sequence: `recurrent(simple_rnn_cell(features))`.
 
         h_t = activation(x_t w_x + h_{t-1} w_h + b)             y_t = h_t
 
-    Shapes, lengths and errors as in `recurrent`.
+    Shapes, lengths and errors are as in `recurrent`.
 
     Args:
-        features: hidden units.
-        activation: a function of an array; `fnnet.tanh`.
-        reverse: from the last step to the first.
-        outputs: "all", or "last", the output of the step that was taken last.
+        features: number of hidden units.
+        activation: a function of an array. The default is `fnnet.tanh`.
+        reverse: run from the last step to the first.
+        outputs: "all", or "last", the output of the last step that is run.
+        cache: keep the carry in the state from one evaluation to the next, as in `recurrent`.
 
     Source: Elman 1990, "Finding structure in time".
 
@@ -101,49 +108,6 @@ def simple_rnn(
         (4, 5, 8)
     """
     cell = simple_rnn_cell(features, activation=activation)
-    return dataclasses.replace(recurrent(cell, reverse=reverse, outputs=outputs), name="simple_rnn")
-
-
-def init_cell(
-    name: str,
-    keys: Sequence[chex.PRNGKey],
-    x: Any,
-    features: int,
-    gates: int,
-    w_init: Initializer,
-    w_h_init: Initializer,
-    b_init: Initializer,
-) -> Params:
-    """Weights of the input and of the hidden state, and biases, of all gates side by side."""
-    check.is_floating(name, x)
-    check.has_rank(name, x, 2, "(batch, features)")
-    width, dtype = gates * features, jnp.result_type(x)
-    return {
-        "w_x": w_init(keys[0], (x.shape[-1], width), dtype),
-        "w_h": w_h_init(keys[1], (features, width), dtype),
-        "b": b_init(keys[2], (width,), dtype),
-    }
-
-
-def check_cell(name: str, params: Params, x: Any, wanted: tuple[str, ...]) -> None:
-    """Raises unless params are of such a cell, and the input fits them."""
-    check.is_floating(name, x)
-    check.has_rank(name, x, 1, "(batch, features)")
-    check.has_keys(name, "params", params, wanted)
-    if x.shape[-1] != params["w_x"].shape[0]:
-        raise ValueError(
-            f"{name}: input of a step is {check.describe(x)} and w_x {check.describe(params['w_x'])}, wanted "
-            f"{params['w_x'].shape[0]} features"
-        )
-
-
-def zero_carry(name: str, params: Params, x: Any, features: int, wanted: tuple[str, ...]) -> jax.Array:
-    """The hidden state before the first step, of the dtype that it has after it."""
-    check_cell(name, params, x, wanted)
-    w_h = params["w_h"]
-    if w_h.shape[0] != features:
-        raise ValueError(
-            f"{name}: w_h is {check.describe(w_h)}, wanted {features} rows for features={features}; pass the "
-            "params that this cell's init returned"
-        )
-    return jnp.zeros((*x.shape[:-1], features), jnp.result_type(x, w_h))
+    return dataclasses.replace(
+        recurrent(cell, reverse=reverse, outputs=outputs, cache=cache), name="simple_rnn"
+    )

@@ -1,4 +1,4 @@
-"""Differential evolution: steps are differences of members of the population (Storn & Price 1997)."""
+"""Differential evolution: steps are differences between members of the population (Storn & Price 1997)."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key, draw_population
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import times
 from fnnet.optim.vector import as_vector
 
 
 class DifferentialEvolutionState(NamedTuple):
-    """What differential evolution remembers."""
+    """The state of differential evolution."""
 
     step: jax.Array  # int32[], updates taken
-    key: chex.PRNGKey  # for the generations to come
+    key: chex.PRNGKey  # for the next generations
     population: jax.Array  # float[population, n]
     values: jax.Array  # float[population], the objective there; inf before the first update
     evaluations: Evaluations  # values only
@@ -38,41 +39,40 @@ def differential_evolution(
 
     For each member x_i of the population:
 
-        v = x_r1 + F (x_r2 - x_r3)            rand/1/bin; r1, r2, r3 and i differ
-        v = x_best + F (x_r1 - x_r2)          best/1/bin; r1, r2 and i differ
-        u_j = v_j with probability CR, and for one j drawn at random; else x_ij
+        v = x_r1 + F (x_r2 - x_r3)            rand/1/bin; r1, r2, r3 and i all differ
+        v = x_best + F (x_r1 - x_r2)          best/1/bin; r1, r2 and i all differ
+        u_j = v_j with probability CR, and for one random j; otherwise x_ij
         x_i <- u if L(u) <= L(x_i)
 
-    The first population is the params and points around them, N(params, sigma^2), as the paper proposes where
-    a first solution is known; the first update evaluates it, and each later one a generation of trials.
+    The first population is the params and points drawn around them from N(params, sigma^2), as the paper proposes if
+    a first solution is known. The first update evaluates it; each later update evaluates one generation of trials.
 
-    The new params are the best member, to the rounding of params + (best - params);
-    `state.population[argmin(state.values)]` is that point itself, and the search goes on from the population,
-    whatever the params have become. A step costs `population` values. Those of the members are kept, as in
-    the paper: where each step has another batch, members with a lucky one stay. `reevaluate=True` takes them
-    anew, on the batch of the trials, and costs twice as much. The gradient is not read. A value that is not
-    finite ranks last.
+    The new params are the best member, up to the rounding of params + (best - params).
+    `state.population[argmin(state.values)]` is that member itself, and the search continues from the population,
+    whatever happens to the params. A step computes `population` values. The values of the members are kept, as in the
+    paper, so with a new batch at each step, members that had a lucky batch survive. `reevaluate=True` computes them
+    again on the batch of the trials, at twice the cost. The gradient is not used. A value that is not finite ranks
+    last.
 
     Args:
-        population: NP, at least 4; 10 n for n parameters unless given, and at least 10. (The paper: 5 n to 10
-            n.) All are evaluated at once, by vmap.
-        weight: F, the factor of the difference. (The paper: 0.5 at first.)
-        crossover: CR, in [0, 1]. (The paper: 0.1 at first, 0.9 or 1 to see if it is faster.)
-        strategy: where the difference is added: to a member drawn at random, or to the best.
-        sigma: standard deviation of the first population around the params, in units of the params. The
-            differences scale with it, so it should reach the minimum that is sought.
-        reevaluate: the members' values anew at each step.
-        seed: an int, or a key of jax.
+        population: NP, at least 4; by default 10 n for n parameters, at least 10. (The paper: 5 n to 10 n.) All
+            members are evaluated at once, by vmap.
+        weight: F, the factor of the difference. (The paper suggests to start with 0.5.)
+        crossover: CR, in [0, 1]. (The paper suggests to start with 0.1, and to try 0.9 or 1 for speed.)
+        strategy: what the difference is added to: a random member, or the best one.
+        sigma: standard deviation of the first population around the params, in units of the params. The differences
+            scale with it, so the population should reach as far as the minimum.
+        reevaluate: True to compute the values of the members again at each step.
+        seed: an int or a JAX key.
 
-    SciPy's differential_evolution draws F anew each generation from [0.5, 1), has best/1/bin and CR = 0.7 by
-    default, and lets a trial replace its parent before the generation ends.
+    SciPy's differential_evolution draws a new F from [0.5, 1) for each generation, defaults to best/1/bin and CR =
+    0.7, and lets a trial replace its parent before the generation ends.
 
     Baseline: the loop in NumPy with the same draws, equal to 1e-12 in float64; SciPy's optimum on Rastrigin.
 
     Raises:
-        TypeError, ValueError: population is no int or less than 4; F or sigma is negative; CR is not in [0,
-            1]; the strategy is another; the params are not real; update is called without `value_fn` or the
-            params.
+        TypeError, ValueError: population is not an int, or is less than 4; F or sigma is negative; CR is not in [0,
+            1]; the strategy is unknown; the params are not real; update is called without `value_fn` or the params.
 
     Source: Storn & Price 1997, "Differential evolution".
 
@@ -103,20 +103,23 @@ def differential_evolution(
     def init(params: optax.Params) -> DifferentialEvolutionState:
         theta, _ = as_vector("differential_evolution", params)
         members = max(10, 10 * theta.size) if population is None else population
-        key, draw = jax.random.split(key_of(seed))
-        around = jax.random.normal(draw, (members, theta.size), theta.dtype).at[0].set(0)
+        key, draw = jax.random.split(as_key(seed))
         values = jnp.full((members,), jnp.inf, theta.dtype)
         return DifferentialEvolutionState(
-            jnp.zeros([], jnp.int32), key, theta[None, :] + times(sigma, around), values, no_evaluations()
+            step=jnp.zeros([], jnp.int32),
+            key=key,
+            population=draw_population(draw, theta, members, sigma),
+            values=values,
+            evaluations=no_evaluations(),
         )
 
     def others(key: chex.PRNGKey, members: int) -> jax.Array:
-        """int[3, members]: for each member three others, all different, each choice as likely as any."""
+        """int[3, members]: three others for each member, all different, every choice equally likely."""
         draws = [
             jax.random.randint(k, (members,), 0, members - 1 - i)
             for i, k in enumerate(jax.random.split(key, 3))
         ]
-        # The i-th draw counts the places that are still free: step over those taken, in their order.
+        # The i-th draw counts the free places only: shift it past those taken, in order.
         taken = [jnp.arange(members)]
         for r in draws:
             for place in jnp.sort(jnp.stack(taken), axis=0):
@@ -132,10 +135,10 @@ def differential_evolution(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, DifferentialEvolutionState]:
-        f = objective_of("differential_evolution", params, value_fn)
+        f = require_objective("differential_evolution", params, value_fn)
         theta, unflatten = as_vector("differential_evolution", params)
         x, (members, n) = state.population, state.population.shape
-        values = values_at(f, unflatten, x) if reevaluate else state.values
+        values = evaluate_points(f, unflatten, x) if reevaluate else state.values
         key, choose, gene, chance = jax.random.split(state.key, 4)
 
         r1, r2, r3 = others(choose, members)
@@ -147,9 +150,9 @@ def differential_evolution(
         crosses = (jax.random.uniform(chance, (members, n), theta.dtype) < crossover) | (
             jnp.arange(n)[None, :] == j
         )
-        # The first update evaluates the population: its members are their own trials, and inf gives way.
+        # In the first update the trials are the members themselves, and replace the values inf.
         u = jnp.where(crosses & (state.step > 0), v, x)
-        trials = values_at(f, unflatten, u)
+        trials = evaluate_points(f, unflatten, u)
         replace = trials <= values
         x, values = jnp.where(replace[:, None], u, x), jnp.where(replace, trials, values)
         return unflatten(x[jnp.argmin(values)] - theta), DifferentialEvolutionState(

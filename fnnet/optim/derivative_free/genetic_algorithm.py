@@ -1,4 +1,4 @@
-"""A genetic algorithm: a population that is selected, crossed and mutated (Holland 1975)."""
+"""A genetic algorithm: selection, crossover and mutation of a population (Holland 1975)."""
 
 from typing import Any, NamedTuple
 
@@ -8,20 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key, draw_population
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
 from fnnet.optim.vector import as_vector
 
 
 class GeneticAlgorithmState(NamedTuple):
-    """What the genetic algorithm remembers."""
+    """The state of the genetic algorithm."""
 
     step: jax.Array  # int32[], updates taken
-    key: chex.PRNGKey  # for the generations to come
-    population: (
-        jax.Array
-    )  # float[population, n], not yet evaluated; the elite of the last generation comes first
+    key: chex.PRNGKey  # for the next generations
+    population: jax.Array  # float[population, n], not yet evaluated; the last elite comes first
     evaluations: Evaluations  # values only
 
 
@@ -39,38 +38,37 @@ def genetic_algorithm(
     """A genetic algorithm over real numbers.
 
         sort the population by L
-        next <- its `elite` best, unchanged, and for each other place:
-            a, b = the best of `tournament` drawn at random, with replacement, twice
-            child_j = a_j or b_j, an even chance for each parameter j, with probability `crossover`; else a
-            child_j <- child_j + sigma N(0, 1), with probability `mutation` for each j
+        next <- the `elite` best, unchanged; then for each other place:
+            a, b = the winners of two tournaments, each the best of `tournament` members drawn with replacement
+            with probability `crossover`, child_j = a_j or b_j, with equal chances for each j; otherwise child = a
+            with probability `mutation` for each j, child_j <- child_j + sigma N(0, 1)
 
-    The first generation is the params and points around them. The new params are the best of the generation
-    that the step evaluated, to the rounding of params + (best - params); with elite >= 1
-    `state.population[0]` is that point itself, and the search goes on from the population, whatever the
-    params have become. A step costs `population` values: all of the generation is evaluated anew, the elite
-    too, on the batch of that step. The gradient is not read. A value that is not finite ranks last.
+    The first generation is the params and random points around them. The new params are the best member of the
+    generation evaluated by the step, up to the rounding of params + (best - params). With elite >= 1,
+    `state.population[0]` is that member itself. The search continues from the population, whatever happens to the
+    params. A step computes `population` values: it evaluates the whole generation, elite included, on the batch of
+    that step. The gradient is not used. A value that is not finite ranks last.
 
     Args:
         sigma: standard deviation of a mutation, in units of the params; a number or a schedule of the step.
-        population: points in a generation. All are evaluated at once, by vmap.
-        spread: standard deviation of the first generation around the params; sigma's first value unless
-            given.
-        tournament: how many compete to be a parent; 1 is no selection but the elite's.
-        elite: how many pass unchanged; with 0 the best may be lost.
-        crossover: the probability of two parents rather than one, in [0, 1].
-        mutation: the probability that a parameter is mutated, in [0, 1]; 1, with crossover=0 and elite=1, is
-            close to Such et al.
-        seed: an int, or a key of jax.
+        population: number of points in a generation. All are evaluated at once, by vmap.
+        spread: standard deviation of the first generation around the params; the first value of sigma by default.
+        tournament: number of members that compete to be a parent. With 1, only the elite is selected.
+        elite: number of members that survive unchanged. With 0, the best can be lost.
+        crossover: probability of two parents instead of one, in [0, 1].
+        mutation: probability that a parameter is mutated, in [0, 1]. 1, with crossover=0 and elite=1, is close to
+            Such et al.
+        seed: an int or a JAX key.
 
     Baseline: the loop in NumPy with the same draws, equal to 1e-12 in float64.
 
     Raises:
-        TypeError, ValueError: sigma or the spread is negative; a size is no positive int; elite is not in
-            0 ... population - 1; a probability is not in [0, 1]; the params are not real; update is called
+        TypeError, ValueError: sigma or the spread is negative; population or tournament is not a positive int; elite
+            is not in 0 ... population - 1; a probability is not in [0, 1]; the params are not real; update is called
             without `value_fn` or the params.
 
-    Source: Holland 1975, "Adaptation in natural and artificial systems"; tournaments, Goldberg & Deb 1991;
-    uniform crossover, Syswerda 1989; for networks, Such et al. 2017, arXiv:1712.06567.
+    Source: Holland 1975, "Adaptation in natural and artificial systems"; tournaments, Goldberg & Deb 1991; uniform
+    crossover, Syswerda 1989; for networks, Such et al. 2017, arXiv:1712.06567.
 
     Example:
         >>> optimizer = fn.optim.genetic_algorithm(0.3, mutation=0.5)
@@ -99,10 +97,11 @@ def genetic_algorithm(
     def init(params: optax.Params) -> GeneticAlgorithmState:
         theta, _ = as_vector("genetic_algorithm", params)
         step = jnp.zeros([], jnp.int32)
-        key, draw = jax.random.split(key_of(seed))
-        around = jax.random.normal(draw, (population, theta.size), theta.dtype).at[0].set(0)
-        first = theta[None, :] + times(at_step(sigma, step) if spread is None else spread, around)
-        return GeneticAlgorithmState(step, key, first, no_evaluations())
+        key, draw = jax.random.split(as_key(seed))
+        width = at_step(sigma, step) if spread is None else spread
+        return GeneticAlgorithmState(
+            step, key, draw_population(draw, theta, population, width), no_evaluations()
+        )
 
     def update(
         grads: optax.Updates,
@@ -112,13 +111,13 @@ def genetic_algorithm(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GeneticAlgorithmState]:
-        f = objective_of("genetic_algorithm", params, value_fn)
+        f = require_objective("genetic_algorithm", params, value_fn)
         theta, unflatten = as_vector("genetic_algorithm", params)
         children, n = population - elite, theta.size
         key, select, pair, gene, mutate, noise = jax.random.split(state.key, 6)
-        ranked = state.population[jnp.argsort(values_at(f, unflatten, state.population))]
+        ranked = state.population[jnp.argsort(evaluate_points(f, unflatten, state.population))]
 
-        # The population is sorted: the winner of a tournament is the one with the lowest index.
+        # The population is sorted, so the winner of a tournament is the member with the lowest index.
         a, b = jnp.min(jax.random.randint(select, (2, children, tournament), 0, population), axis=2)
         crossed = jax.random.uniform(pair, (children, 1), theta.dtype) < crossover
         from_b = crossed & jax.random.bernoulli(gene, 0.5, (children, n))

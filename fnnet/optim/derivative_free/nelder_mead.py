@@ -1,4 +1,4 @@
-"""Nelder & Mead (1965): n + 1 points that reflect, stretch and shrink their way down."""
+"""The simplex method of Nelder & Mead (1965): n + 1 points that reflect, expand, contract and shrink."""
 
 from typing import Any, NamedTuple
 
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import ValueFn, objective_of, rankable, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, finite_or_inf, require_objective
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.vector import as_vector
 
 
 class NelderMeadState(NamedTuple):
-    """What Nelder-Mead remembers."""
+    """The state of Nelder-Mead."""
 
     step: jax.Array  # int32[], updates taken
-    simplex: jax.Array  # float[n + 1, n], the vertices; from the first update on the best comes first
+    simplex: jax.Array  # float[n + 1, n], the vertices; after the first update the best is first
     values: jax.Array  # float[n + 1], the objective at the vertices
     evaluations: Evaluations  # values only
 
@@ -29,45 +29,45 @@ def nelder_mead(
     relative_edge: chex.Numeric = 0.05,
     zero_edge: chex.Numeric = 0.00025,
 ) -> optax.GradientTransformationExtraArgs:
-    """Nelder and Mead's simplex, one iteration an update.
+    """Nelder-Mead, one iteration per update.
 
-    The vertices are sorted, L(x_0) <= ... <= L(x_n); c is the mean of all but the last, and p(t) = c + t (c -
-    x_n).
+    The vertices are sorted, L(x_0) <= ... <= L(x_n). c is the mean of all but the last, and p(t) = c + t (c - x_n).
 
         x_r = p(rho)                          reflection
-        if L(x_r) < L(x_0):                   expansion: the better of p(rho chi) and x_r for x_n
-        else if L(x_r) < L(x_{n-1}):          x_r for x_n
-        else if L(x_r) < L(x_n):              outside contraction: p(rho psi) for x_n if no worse than x_r
-        else:                                 inside contraction: p(-psi) for x_n if better than x_n
-        if a contraction failed:              x_i <- x_0 + sigma (x_i - x_0)
+        if L(x_r) < L(x_0):                   expansion: x_n <- the better of p(rho chi) and x_r
+        else if L(x_r) < L(x_{n-1}):          x_n <- x_r
+        else if L(x_r) < L(x_n):              outside contraction: x_n <- p(rho psi) if not worse than x_r
+        else:                                 inside contraction: x_n <- p(-psi) if better than x_n
+        if a contraction fails:               x_i <- x_0 + sigma (x_i - x_0)
 
     rho, chi, psi, sigma = 1, 2, 1/2, 1/2; adaptive: 1, 1 + 2/n, 3/4 - 1/(2n), 1 - 1/n.
 
-    The new params are the best vertex so far, to the rounding of params + (vertex - params);
-    `state.simplex[0]` is the vertex itself, and the search goes on from the simplex, whatever the params have
-    become. A step costs 1 value (reflection), 2 (expansion, contraction) or 2 + n (shrinking), and the first
-    n + 1 more. Under vmap all branches are computed; what is counted is what the method asks for. The values
-    of the vertices are kept, not taken anew: the objective must stay the same, and where each step has
-    another batch, a lucky vertex stays for ever. It is a method for few parameters: memory is n^2. There is
-    nothing random in it, so no seed. The gradient is not read. A value that is not finite ranks last.
+    The new params are the best vertex so far, up to the rounding of params + (vertex - params). `state.simplex[0]` is
+    the vertex itself, and the search continues from the simplex, whatever happens to the params. A step computes 1
+    value (reflection), 2 (expansion, contraction) or 2 + n (shrinking); the first step n + 1 more. Under vmap all
+    branches are computed, but only what the method asks for is counted. The values of the vertices are kept, so the
+    objective must not change: with a new batch at each step, a vertex that had a lucky batch would stay forever. Use
+    it for few parameters: the memory is n^2. The method draws nothing at random, so it has no seed. The gradient is
+    not used. A value that is not finite ranks last.
 
     Args:
-        initial_simplex: float[n + 1, n], the first vertices in the order of `jax.flatten_util.ravel_pytree`.
-            Unless given, the params and, for each parameter, the params with that one changed.
-        adaptive: coefficients that depend on n, for many parameters (Gao & Han).
-        relative_edge: the first simplex has the parameter times 1 + this; SciPy's 0.05.
-        zero_edge: the same where the parameter is 0: this; SciPy's 0.00025, too little for biases that start
+        initial_simplex: float[n + 1, n], the first vertices, with parameters in the order of
+            `jax.flatten_util.ravel_pytree`. By default the params and, for each parameter, the params with that one
+            changed.
+        adaptive: True for coefficients that depend on n, for many parameters (Gao & Han).
+        relative_edge: relative change of a parameter in the first simplex. The default is that of SciPy.
+        zero_edge: change of a parameter that is 0. The default is that of SciPy, and too small for biases that start
             at 0.
 
-    Baseline: `scipy.optimize.minimize(method="Nelder-Mead")`, simplex and count equal after each iteration,
-    to 1e-12 in float64.
+    Baseline: `scipy.optimize.minimize(method="Nelder-Mead")`, simplex and counts equal after each iteration, to 1e-12
+    in float64.
 
     Raises:
-        TypeError, ValueError: the initial simplex has another shape; the params are not real; update is
-            called without `value_fn` or the params.
+        TypeError, ValueError: the initial simplex has another shape; the params are not real; update is called
+            without `value_fn` or the params.
 
-    Source: Nelder & Mead 1965, "A simplex method for function minimization"; the inequalities are those of
-    Lagarias et al. 1998, the adaptive coefficients of Gao & Han 2012.
+    Source: Nelder & Mead 1965, "A simplex method for function minimization"; the inequalities are those of Lagarias
+    et al. 1998, the adaptive coefficients of Gao & Han 2012.
 
     Example:
         >>> optimizer = fn.optim.nelder_mead()
@@ -111,7 +111,7 @@ def nelder_mead(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, NelderMeadState]:
-        f = objective_of("nelder_mead", params, value_fn)
+        f = require_objective("nelder_mead", params, value_fn)
         theta, unflatten = as_vector("nelder_mead", params)
         n = theta.size
         if n == 0:
@@ -119,7 +119,7 @@ def nelder_mead(
         rho, chi, psi, sigma = (1, 1 + 2 / n, 0.75 - 1 / (2 * n), 1 - 1 / n) if adaptive else (1, 2, 0.5, 0.5)
 
         def value_at(x: jax.Array) -> jax.Array:
-            return rankable(f(unflatten(x)), x)
+            return finite_or_inf(f(unflatten(x)), x)
 
         def in_order(simplex: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
             order = jnp.argsort(values)
@@ -128,7 +128,7 @@ def nelder_mead(
         first = state.step == 0
         simplex, values = jax.lax.cond(
             first,
-            lambda: in_order(state.simplex, values_at(f, unflatten, state.simplex)),
+            lambda: in_order(state.simplex, evaluate_points(f, unflatten, state.simplex)),
             lambda: (state.simplex, state.values),
         )
         c = jnp.sum(simplex[:-1], axis=0) / n
@@ -150,7 +150,7 @@ def nelder_mead(
 
         def shrunk() -> tuple[jax.Array, jax.Array]:
             moved = simplex[:1] + sigma * (simplex[1:] - simplex[:1])
-            moved_values = values_at(f, unflatten, moved)
+            moved_values = evaluate_points(f, unflatten, moved)
             return jnp.concatenate([simplex[:1], moved]), jnp.concatenate([values[:1], moved_values])
 
         simplex, values = in_order(

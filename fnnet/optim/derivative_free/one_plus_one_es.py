@@ -1,4 +1,4 @@
-"""The (1+1) evolution strategy: one parent, one child, and a step length that learns (Rechenberg 1973)."""
+"""The (1+1) evolution strategy: one parent, one child and an adaptive step length (Rechenberg 1973)."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.vector import as_vector
 
 
 class OnePlusOneEsState(NamedTuple):
-    """What the (1+1)-ES remembers. The parent is the params."""
+    """The state of the (1+1)-ES. The parent is the params."""
 
-    key: chex.PRNGKey  # for the steps to come
+    key: chex.PRNGKey  # for the next steps
     sigma: jax.Array  # float[], standard deviation of the next step
-    successes: jax.Array  # int32[], children that took the parent's place
+    successes: jax.Array  # int32[], children that replaced the parent
     evaluations: Evaluations  # values only
 
 
@@ -30,36 +31,34 @@ def one_plus_one_es(
     *,
     seed: Seed = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The (1+1)-ES with the 1/5 rule.
+    """The (1+1)-ES with the 1/5 success rule.
 
         x = theta + sigma e,  e ~ N(0, I)
-        s = 1 if L(x) <= L(theta), else 0
+        s = 1 if L(x) <= L(theta), otherwise 0
         theta <- x  if s
         sigma <- sigma exp((s - 1/5) / d)
 
-    sigma stands still where one child in five succeeds: more successes say that steps are short, fewer that
-    they are long.
+    sigma is constant if one child in five succeeds. More successes mean that steps are too short, fewer that they are
+    too long.
 
-    The new params are the best point found, for an objective that stays the same. A step costs 2 values:
-    L(theta) is taken anew each step (`value`, where training hands it in), so that parent and child are
-    compared on one batch. The child is params + updates to the last digit. The gradient is not read. A value
-    that is not finite ranks last.
+    The new params are the best point found, if the objective does not change. A step computes 2 values. It computes
+    L(theta) again, or uses `value` if given, so that parent and child are compared on one batch. The child is exactly
+    params + updates. The gradient is not used. A value that is not finite ranks last.
 
     Args:
         sigma: standard deviation of the first step, in units of the params.
-        damping: d, how slowly sigma changes; sqrt(n + 1) for n parameters unless given.
-        target: the share of successes at which sigma stands still, Rechenberg's 1/5.
-        seed: an int, or a key of jax.
+        damping: d, how slowly sigma changes; sqrt(n + 1) for n parameters by default.
+        target: the success rate at which sigma is constant; 1/5 in Rechenberg.
+        seed: an int or a JAX key.
 
-    Rechenberg and Schwefel count the successes of 10 n steps, and then divide or multiply sigma by 0.85; the
-    rule here is the one of Hansen, Arnold & Auger, which does a little at each step and has the same
-    equilibrium.
+    Rechenberg and Schwefel count successes over 10 n steps, then divide or multiply sigma by 0.85. The rule here is
+    that of Hansen, Arnold & Auger, which changes sigma a little at each step and has the same equilibrium.
 
     Baseline: the loop in NumPy with the same draws, equal to 1e-12 in float64.
 
     Raises:
-        TypeError, ValueError: sigma or the damping is negative; the target is not in [0, 1); the params are
-            not real; update is called without `value_fn` or the params.
+        TypeError, ValueError: sigma or the damping is negative; the target is not in [0, 1); the params are not real;
+            update is called without `value_fn` or the params.
 
     Source: Rechenberg 1973, "Evolutionsstrategie"; Hansen, Arnold & Auger 2015, "Evolution strategies".
 
@@ -83,7 +82,7 @@ def one_plus_one_es(
     def init(params: optax.Params) -> OnePlusOneEsState:
         theta, _ = as_vector("one_plus_one_es", params)
         return OnePlusOneEsState(
-            key_of(seed), jnp.asarray(sigma, theta.dtype), jnp.zeros([], jnp.int32), no_evaluations()
+            as_key(seed), jnp.asarray(sigma, theta.dtype), jnp.zeros([], jnp.int32), no_evaluations()
         )
 
     def update(
@@ -95,13 +94,13 @@ def one_plus_one_es(
         value: chex.Numeric | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, OnePlusOneEsState]:
-        f = objective_of("one_plus_one_es", params, value_fn)
+        f = require_objective("one_plus_one_es", params, value_fn)
         theta, unflatten = as_vector("one_plus_one_es", params)
         d = math.sqrt(theta.size + 1) if damping is None else damping
         key, draw = jax.random.split(state.key)
         step = state.sigma * jax.random.normal(draw, theta.shape, theta.dtype)
-        child = values_after(f, params, unflatten, step[None])[0]
-        parent = rankable(f(params) if value is None else value, theta)
+        child = evaluate_steps(f, params, unflatten, step[None])[0]
+        parent = finite_or_inf(f(params) if value is None else value, theta)
         s = child <= parent
         factor = jnp.exp(
             (s.astype(theta.dtype) - jnp.asarray(target, theta.dtype)) / jnp.asarray(d, theta.dtype)

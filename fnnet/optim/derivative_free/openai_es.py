@@ -1,4 +1,4 @@
-"""Evolution strategies of Salimans et al. (2017): a gradient from the values of a cloud of points."""
+"""The evolution strategy of Salimans et al. (2017): a gradient estimated from the values of random points."""
 
 from typing import Any, NamedTuple
 
@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, values_at
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_learning_rate, times
 from fnnet.optim.vector import as_vector
 
 
 class OpenaiEsState(NamedTuple):
-    """What the strategy remembers. The middle of the cloud is the params."""
+    """The state of the strategy. The points are drawn around the params."""
 
     step: jax.Array  # int32[], updates taken
-    key: chex.PRNGKey  # for the clouds to come
+    key: chex.PRNGKey  # for the next points
     evaluations: Evaluations  # values only
 
 
@@ -37,30 +38,31 @@ def openai_es(
         g = 1 / (2 k sigma) sum_i (u_i+ - u_i-) e_i
         theta <- theta - alpha g
 
-    With ranks=False the values take the place of u, and g is an unbiased estimate of the gradient of
-    E[L(theta + sigma e)], the smoothed loss; for a quadratic L that is the gradient of L.
+    With ranks=False the values replace u, and g is an unbiased estimate of the gradient of the smoothed loss
+    E[L(theta + sigma e)]. For a quadratic L that is the gradient of L.
 
-    The new params are the middle of the next cloud; their value is not taken. A step costs `population`
-    values, all taken anew on the batch of that step. The gradient is not read. A value that is not finite
-    ranks last; with ranks=False its pair is left out.
+    The next points are drawn around the new params, whose value is not computed. A step computes `population` values
+    on the batch of that step. The gradient is not used. A value that is not finite ranks last; with ranks=False its
+    pair is left out.
 
-    To hand g to another rule, as the authors do with Adam:
-    `optax.chain(openai_es(1.0), optax.scale(-1.0), adam(1e-2))`.
+    To pass g to another optimizer, as the authors do with Adam: `optax.chain(openai_es(1.0), optax.scale(-1.0),
+    adam(1e-2))`.
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. With ranks, g has no unit of the loss.
-        sigma: standard deviation of the cloud, in units of the params; a number or a schedule of the step.
-        population: points a step, an even number. All are evaluated at once, by vmap.
-        ranks: ranks in place of values, so that only the order of the values matters.
-        seed: an int, or a key of jax.
+        learning_rate: alpha, a number or a schedule of the step. With ranks, g does not depend on the scale of the
+            loss.
+        sigma: standard deviation of the points, in units of the params; a number or a schedule of the step.
+        population: number of points per step, even. All are evaluated at once, by vmap.
+        ranks: True to use ranks instead of values, so that only the order of the values matters.
+        seed: an int or a JAX key.
 
-    The authors' program leaves out the 1 / sigma of the paper: alpha there is ours divided by sigma.
+    The authors' program leaves out the factor 1 / sigma of the paper: its alpha is ours divided by sigma.
 
     Baseline: the sum in NumPy with the same draws, equal to 1e-12 in float64; the gradient of a quadratic.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or sigma is negative; population
-            is no positive even int; the params are not real; update is called without `value_fn` or the
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or sigma is negative;
+            population is not a positive even int; the params are not real; update is called without `value_fn` or the
             params.
 
     Source: Salimans, Ho, Chen, Sidor & Sutskever 2017, arXiv:1703.03864, algorithm 1 and section 2.1.
@@ -78,7 +80,7 @@ def openai_es(
         >>> bool(jnp.sum(params**2) < 0.1), int(state.evaluations.values)
         (True, 3000)
     """
-    check_rate("openai_es", learning_rate)
+    check_learning_rate("openai_es", learning_rate)
     check.between("openai_es", "sigma", sigma, 0)
     check.is_positive("openai_es", "population", population)
     if population % 2:
@@ -87,7 +89,7 @@ def openai_es(
         )
 
     def init(params: optax.Params) -> OpenaiEsState:
-        return OpenaiEsState(jnp.zeros([], jnp.int32), key_of(seed), no_evaluations())
+        return OpenaiEsState(jnp.zeros([], jnp.int32), as_key(seed), no_evaluations())
 
     def update(
         grads: optax.Updates,
@@ -97,13 +99,13 @@ def openai_es(
         value_fn: ValueFn | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, OpenaiEsState]:
-        f = objective_of("openai_es", params, value_fn)
+        f = require_objective("openai_es", params, value_fn)
         theta, unflatten = as_vector("openai_es", params)
         k = population // 2
         key, draw = jax.random.split(state.key)
         e = jax.random.normal(draw, (k, theta.size), theta.dtype)
         width = jnp.asarray(at_step(sigma, state.step), theta.dtype)
-        values = values_at(f, unflatten, theta[None, :] + width * jnp.concatenate([e, -e]))
+        values = evaluate_points(f, unflatten, theta[None, :] + width * jnp.concatenate([e, -e]))
         if ranks:
             values = jnp.argsort(jnp.argsort(values)).astype(theta.dtype) / (population - 1) - 0.5
         plus, minus = values[:k], values[k:]

@@ -1,4 +1,4 @@
-"""Simulated annealing: a random walk that goes uphill ever less often (Kirkpatrick, Gelatt & Vecchi 1983)."""
+"""Simulated annealing: a random walk that goes uphill less and less often (Kirkpatrick, Gelatt & Vecchi 1983)."""
 
 from typing import Any, NamedTuple
 
@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.derivative_free.candidates import Seed, ValueFn, key_of, objective_of, rankable, values_after
+from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
+from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, copies, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, copy_tree, times
 from fnnet.optim.vector import as_vector
 
 
 class SimulatedAnnealingState(NamedTuple):
-    """What simulated annealing remembers. The walk itself is in the params."""
+    """The state of simulated annealing. The params are the current point of the walk."""
 
     step: jax.Array  # int32[], updates taken
-    key: chex.PRNGKey  # for the steps to come
-    best: optax.Params  # the best point that the walk has been at, like params
+    key: chex.PRNGKey  # for the next steps
+    best: optax.Params  # the best point of the walk so far, like params
     best_value: jax.Array  # float[], its value; inf before the first step
     accepted: jax.Array  # int32[], steps accepted
     evaluations: Evaluations  # values only
@@ -28,32 +29,30 @@ class SimulatedAnnealingState(NamedTuple):
 def simulated_annealing(
     temperature: ScalarOrSchedule, sigma: ScalarOrSchedule = 0.1, *, seed: Seed = 0
 ) -> optax.GradientTransformationExtraArgs:
-    """Simulated annealing with Gaussian steps and the rule of Metropolis.
+    """Simulated annealing with Gaussian steps and the Metropolis rule.
 
         x = theta + sigma e,  e ~ N(0, I)
         theta <- x  with probability min(1, exp(-(L(x) - L(theta)) / T))
 
-    The rule is computed as L(x) <= L(theta) + T E, with E = -log(uniform) from the exponential distribution:
-    the same, and T = 0, which accepts no step uphill, needs no case of its own.
+    The rule is computed as L(x) <= L(theta) + T E, where E = -log(uniform) has the exponential distribution. It is
+    equivalent, and covers T = 0, which accepts no step uphill.
 
-    The new params are the point where the walk is; the best one it has been at, with its value, is in the
-    state. A step costs 2 values: L(theta) is taken anew each step (`value`, where training hands it in), so
-    that both are of one batch. With a new batch each step, best_value is a value of its own batch, and the
-    lowest such is a lucky one. The candidate is params + updates to the last digit. The gradient is not read.
-    A value that is not finite ranks last.
+    The new params are the current point of the walk. The best point so far, with its value, is in the state. A step
+    computes 2 values. It computes L(theta) again, or uses `value` if given, so that both are from one batch. With a
+    new batch at each step, best_value belongs to the batch of its step, and the lowest one may just be lucky. The
+    candidate is exactly params + updates. The gradient is not used. A value that is not finite ranks last.
 
     Args:
-        temperature: T, in units of the loss; a schedule of the step, such as
-            `optax.exponential_decay(1.0, 1, 0.99)`, the T <- 0.99 T of most texts. A number is Metropolis'
-            walk at that temperature.
+        temperature: T, in units of the loss; a schedule of the step, such as `optax.exponential_decay(1.0, 1, 0.99)`,
+            the T <- 0.99 T of most texts. A number gives a Metropolis walk at that temperature.
         sigma: standard deviation of the steps, in units of the params; a number or a schedule of the step.
-        seed: an int, or a key of jax.
+        seed: an int or a JAX key.
 
     Baseline: the loop in NumPy with the same draws, equal to 1e-12 in float64.
 
     Raises:
-        TypeError, ValueError: the temperature or sigma is negative; the params are not real; update is called
-            without `value_fn` or the params.
+        TypeError, ValueError: the temperature or sigma is negative; the params are not real; update is called without
+            `value_fn` or the params.
 
     Source: Kirkpatrick, Gelatt & Vecchi 1983, "Optimization by simulated annealing"; Metropolis et al. 1953.
 
@@ -78,8 +77,8 @@ def simulated_annealing(
         best_value = jnp.asarray(jnp.inf, theta.dtype)
         return SimulatedAnnealingState(
             step=jnp.zeros([], jnp.int32),
-            key=key_of(seed),
-            best=copies(params),
+            key=as_key(seed),
+            best=copy_tree(params),
             best_value=best_value,
             accepted=jnp.zeros([], jnp.int32),
             evaluations=no_evaluations(),
@@ -94,17 +93,17 @@ def simulated_annealing(
         value: chex.Numeric | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, SimulatedAnnealingState]:
-        f = objective_of("simulated_annealing", params, value_fn)
+        f = require_objective("simulated_annealing", params, value_fn)
         theta, unflatten = as_vector("simulated_annealing", params)
         key, draw, chance = jax.random.split(state.key, 3)
         step = times(at_step(sigma, state.step), jax.random.normal(draw, theta.shape, theta.dtype))
-        there = values_after(f, params, unflatten, step[None])[0]
-        here = rankable(f(params) if value is None else value, theta)
+        there = evaluate_steps(f, params, unflatten, step[None])[0]
+        here = finite_or_inf(f(params) if value is None else value, theta)
         climb = times(at_step(temperature, state.step), jax.random.exponential(chance, dtype=theta.dtype))
         accept = there <= here + climb
         updates = unflatten(jnp.where(accept, step, 0))
 
-        # The params are a candidate for the best too: at the first step, or when they come from outside.
+        # The params can be the best point, too: at the first step, or if they were changed from outside.
         reached = jnp.where(accept, there, here)
         new = optax.apply_updates(params, updates)
         x, x_value = _better(params, here, new, reached)

@@ -1,4 +1,4 @@
-"""AdaBelief: steps are long where the gradient is as expected (Zhuang et al. 2020, arXiv:2010.07468)."""
+"""AdaBelief: long steps where the gradient is close to its mean (Zhuang et al. 2020, arXiv:2010.07468)."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class AdabeliefState(NamedTuple):
-    """What AdaBelief remembers."""
+    """The state of AdaBelief."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -37,23 +45,23 @@ def adabelief(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1). With b1 = 0, m is g, and the step is alpha g over the
-            epsilons.
-        b2: share of the old s that is kept, in [0, 1).
-        eps: keeps the quotient finite. The paper has one epsilon for both places, 1e-8; its authors' code has
+        b1: fraction of the old m that is kept, in [0, 1). With b1 = 0, m is g, and the step is alpha g divided by the
+            epsilons alone.
+        b2: fraction of the old s that is kept, in [0, 1).
+        eps: keeps the quotient finite. The paper uses one epsilon, 1e-8, in both places; the authors' code uses
             1e-16.
-        eps_root: the same inside the root. It stays in s, where it adds up to eps_root / (1 - b2): 1e-8 comes
-            to 1e-5, and a gradient's noise below 0.003 no longer counts.
-        nesterov: m_hat as in `nadam`.
-        eps_root_in_s: True as above, the paper's algorithm 2 and its authors' code; False for s without it
-            and s_hat = (s + eps_root) / (1 - b2^t), as in the paper's appendix. (The first version of the
-            paper has none: eps_root=0.)
+        eps_root: added to s at each step, where it accumulates to eps_root / (1 - b2): 1e-8 becomes 1e-5, so that
+            gradient noise below 0.003 no longer matters.
+        nesterov: True for m_hat as in `nadam`.
+        eps_root_in_s: True as above, as in the paper's algorithm 2 and the authors' code. False for s without it and
+            s_hat = (s + eps_root) / (1 - b2^t), as in the paper's appendix. (The first version of the paper has no
+            eps_root: 0.)
 
     Twin: `optax.adabelief`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or an eps are negative; b1 or b2
-            are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or an eps is negative; b1 or
+            b2 is not in [0, 1).
 
     Source: Zhuang et al. 2020, "AdaBelief optimizer", arXiv:2010.07468, algorithm 2.
 
@@ -64,14 +72,14 @@ def adabelief(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1111', '0.1111']
     """
-    check_rate("adabelief", learning_rate)
+    check_learning_rate("adabelief", learning_rate)
     check.between("adabelief", "b1", b1, 0, 1)
     check.between("adabelief", "b2", b2, 0, 1)
     check.between("adabelief", "eps", eps, 0)
     check.between("adabelief", "eps_root", eps_root, 0)
 
     def init(params: optax.Params) -> AdabeliefState:
-        return AdabeliefState(step=jnp.zeros([], jnp.int32), m=zeros(params), s=zeros(params))
+        return AdabeliefState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), s=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: AdabeliefState, params: optax.Params | None = None, **extra: Any
@@ -92,6 +100,6 @@ def adabelief(
         s_hat = jax.tree.map(lambda s: s / bias2.astype(s.dtype), s_eps)
         updates = jax.tree.map(lambda m, s: times(-alpha, m / (jnp.sqrt(s) + eps)), m_hat, s_hat)
         s = s_eps if eps_root_in_s else s
-        return like(updates, grads), AdabeliefState(t, like(m, state.m), like(s, state.s))
+        return cast_like(updates, grads), AdabeliefState(t, cast_like(m, state.m), cast_like(s, state.s))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""Adadelta: Adagrad with a window, and steps in the units of the params (Zeiler 2012, arXiv:1212.5701, algorithm 1)."""
+"""Adadelta: Adagrad with decaying means, and steps in the units of the params (Zeiler 2012, arXiv:1212.5701)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,18 +12,18 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
-    zeros,
+    zeros_like,
 )
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class AdadeltaState(NamedTuple):
-    """What Adadelta remembers."""
+    """The state of Adadelta."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     e_g: optax.Params  # mean of the squared gradient, like params
@@ -46,19 +46,19 @@ def adadelta(
         theta <- theta - alpha x
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. 1 is the paper's rule, and PyTorch's default.
-            (`optax.adadelta()` has no default: in optax 0.2.8 it leaves the minus sign out too, and ascends.)
-        rho: share of the old means that is kept, in [0, 1).
-        eps: starts the steps, and keeps the quotient finite.
-        weight_decay: lambda, a number or a schedule of the step; as an L2 penalty, it passes through the rule.
-        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one;
-            all unless given.
+        learning_rate: alpha, a number or a schedule of the step. 1 is the paper's rule and PyTorch's default. (optax
+            has None, and `optax.adadelta()` in 0.2.8 leaves out the minus sign as well, so it ascends.)
+        rho: fraction of the old means that is kept, in [0, 1).
+        eps: gives the first steps their size, and keeps the quotient finite.
+        weight_decay: lambda, a number or a schedule of the step. It is added to the gradient, as an L2 penalty.
+        weight_decay_mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes
+            one from params: True where a param decays. All do by default.
 
-    Twin: `optax.adadelta(learning_rate)` with the learning rate given, equal bit for bit.
+    Twin: `optax.adadelta(learning_rate)` with a learning rate given, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or lambda are negative; rho is not
-            in [0, 1); with a weight decay, `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or lambda is negative;
+            rho is not in [0, 1); `update` is called without params while lambda is not 0.
 
     Source: Zeiler 2012, arXiv:1212.5701.
 
@@ -69,14 +69,14 @@ def adadelta(
         >>> updates
         Array([-0.70710677], dtype=float32)
     """
-    check_rate("adadelta", learning_rate)
+    check_learning_rate("adadelta", learning_rate)
     check.between("adadelta", "rho", rho, 0, 1)
     check.between("adadelta", "eps", eps, 0)
     check.between("adadelta", "weight_decay", weight_decay, 0)
 
     def init(params: optax.Params) -> AdadeltaState:
         return AdadeltaState(
-            step=first_step(learning_rate, weight_decay), e_g=zeros(params), e_x=zeros(params)
+            step=init_step(learning_rate, weight_decay), e_g=zeros_like(params), e_x=zeros_like(params)
         )
 
     def update(
@@ -90,6 +90,8 @@ def adadelta(
         e_x = jax.tree.map(lambda e, x: (1 - rho) * x**2 + rho * e, state.e_x, x)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         step = next_step(state.step)
-        return like(updates, grads), AdadeltaState(step, like(e_g, state.e_g), like(e_x, state.e_x))
+        return cast_like(updates, grads), AdadeltaState(
+            step, cast_like(e_g, state.e_g), cast_like(e_x, state.e_x)
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

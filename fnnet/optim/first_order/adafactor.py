@@ -1,4 +1,4 @@
-"""Adafactor: Adam's second moment kept as a column times a row (Shazeer & Stern 2018, arXiv:1804.04235)."""
+"""Adafactor: Adam with the second moment stored as a row and a column (Shazeer & Stern 2018, arXiv:1804.04235)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,12 +10,19 @@ import numpy as np
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class AdafactorState(NamedTuple):
-    """What Adafactor remembers. An array of the params has a v, or an r and a c; the others are None."""
+    """The state of Adafactor. Each array of the params has either v, or r and c; the rest are None."""
 
     step: jax.Array  # int32[], updates taken
     r: optax.Params  # means of the squared gradient along the longest axis, like params without that axis
@@ -47,45 +54,47 @@ def adafactor(
     """Adafactor.
 
         b2 = 1 - (t - decay_offset)^-decay_rate
-        r <- b2 r + (1 - b2) mean over columns of (g^2 + eps)       large arrays:
+        r <- b2 r + (1 - b2) mean over columns of (g^2 + eps)       large arrays, with
         c <- b2 c + (1 - b2) mean over rows of (g^2 + eps)          v_ij = r_i c_j / mean(r)
-        v <- b2 v + (1 - b2) (g^2 + eps)                            the others
+        v <- b2 v + (1 - b2) (g^2 + eps)                            other arrays
         u = g / sqrt(v)
-        u <- u / max(1, RMS(u) / d)                                 RMS: root of the mean of the squares
+        u <- u / max(1, RMS(u) / d)                                 RMS: root mean square
         x = alpha max(min_scale, RMS(theta)) u
-        m <- mu m + (1 - mu) x                                      with momentum, else m = x
+        m <- mu m + (1 - mu) x                                      with momentum, otherwise m = x
         theta <- theta - m - lambda theta
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step; 1 unless given.
-        min_dim_size_to_factor: both axes are at least this long where v is an r and a c. The paper's, and PyTorch's,
-            is 1.
-        decay_rate: the exponent. (PyTorch's is -0.8, with its sign.)
+        learning_rate: alpha, a number or a schedule of the step; 1 by default.
+        min_dim_size_to_factor: v is stored as r and c where both axes are at least this long. The paper and PyTorch
+            use 1.
+        decay_rate: the exponent. (PyTorch's includes the sign: -0.8.)
         decay_offset: the step at which fine-tuning starts again from t = 1.
-        multiply_by_parameter_scale: False leaves max(min_scale, RMS(theta)) out.
+        multiply_by_parameter_scale: False leaves out max(min_scale, RMS(theta)).
         clipping_threshold: d; None for no clipping.
-        momentum: mu, in [0, 1); None for no m.
-        dtype_momentum: dtype in which m is kept.
-        weight_decay_rate: lambda, a number or a schedule of the step; None for no decay. It is not multiplied by alpha.
+        momentum: mu, in [0, 1); None for no momentum.
+        dtype_momentum: dtype of m.
+        weight_decay_rate: lambda, a number or a schedule of the step; None for no decay. It is not multiplied by
+            alpha.
         eps: keeps v above 0.
-        factored: False for a v everywhere.
-        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: what
-            decays; all unless given.
-        relative_step: alpha = min(learning_rate, 1 / sqrt(t)), PyTorch's; the paper's with a learning rate of 0.01,
-            which it is here unless given.
-        eps_in_square: True as above, the paper's; False for v_ij = r_i c_j / max(mean(r), eps) and
-            u = g / max(sqrt(v), eps), with g^2 alone in the means, PyTorch's, whose eps is that of the dtype, 1.2e-7
-            in float32.
-        min_scale: the least scale of the params, the paper's eps_2.
-        last_axes: rows and columns are the last two axes, as in PyTorch; the two longest unless given.
-        decay_times_rate: theta <- theta - m - lambda learning_rate theta, PyTorch's, whose lambda is 0 by default.
+        factored: False to store v in full everywhere.
+        weight_decay_mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes
+            one from params: True where a param decays. All do by default.
+        relative_step: alpha = min(learning_rate, 1 / sqrt(t)), as in PyTorch, and in the paper with a learning rate
+            of 0.01, which is then the default.
+        eps_in_square: True as above and in the paper. False for v_ij = r_i c_j / max(mean(r), eps) and u = g /
+            max(sqrt(v), eps), with g^2 alone in the means, as in PyTorch, whose eps is that of the dtype: 1.2e-7 in
+            float32.
+        min_scale: lower bound of the scale of the params; eps_2 in the paper.
+        last_axes: True to use the last two axes as rows and columns, as in PyTorch. By default, the two longest.
+        decay_times_rate: True for theta <- theta - m - lambda learning_rate theta, as in PyTorch, where lambda is 0
+            by default.
 
     Twin: `optax.adafactor`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number, schedule or None; it, an eps, d, lambda or the least
-            scale are negative; mu is not in [0, 1); decay_times_rate has no learning rate; `update` is called without
-            params.
+        TypeError, ValueError: the learning rate is not a number, a schedule or None; it, an eps, d, lambda or the
+            least scale is negative; mu is not in [0, 1); decay_times_rate is used without a learning rate; `update`
+            is called without params.
 
     Source: Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5.
 
@@ -97,7 +106,7 @@ def adafactor(
         ['-0.3000', '0.3000']
     """
     if learning_rate is not None:
-        check_rate("adafactor", learning_rate)
+        check_learning_rate("adafactor", learning_rate)
     if decay_times_rate and learning_rate is None:
         raise ValueError("adafactor: decay_times_rate=True needs a learning rate, such as learning_rate=0.01")
     if momentum is not None:
@@ -109,7 +118,7 @@ def adafactor(
     check.between("adafactor", "min_scale", min_scale, 0)
 
     def axes(x: jax.Array) -> tuple[int, int] | None:
-        """The axes that c and r have no longer; None where there is a v."""
+        """The axes over which c and r are means; None where v is stored."""
         if not factored or x.ndim < 2:
             return None
         second, longest = (x.ndim - 2, x.ndim - 1) if last_axes else np.argsort(x.shape)[-2:].tolist()
@@ -128,7 +137,7 @@ def adafactor(
         )
 
     def normalized(g: jax.Array, r: Any, c: Any, v: Any) -> jax.Array:
-        """g / sqrt(v), where v is r and c."""
+        """g / sqrt(v), with v from r and c where it is factored."""
         if (pair := axes(g)) is None:
             return g * (v if eps_in_square else jnp.maximum(v, eps * eps)) ** -0.5
         second, longest = pair
@@ -143,7 +152,7 @@ def adafactor(
         return u / jnp.maximum(1.0, jnp.sqrt(jnp.mean(abs_sq(u))) / d)
 
     def scale(theta: jax.Array) -> jax.Array:
-        """max(min_scale, RMS(theta)), whose derivative is 0 where theta is."""
+        """max(min_scale, RMS(theta)), with derivative 0 where theta is 0."""
         small = jnp.sqrt(jnp.mean(abs_sq(theta))) <= min_scale
         theta = jnp.where(small, jnp.ones_like(theta), theta)
         return jnp.where(small, min_scale, jnp.sqrt(jnp.mean(abs_sq(theta))))
@@ -153,7 +162,7 @@ def adafactor(
     ) -> tuple[optax.Updates, AdafactorState]:
         if params is None:
             raise ValueError("adafactor: its scale needs the params, write update(grads, state, params)")
-        # float32 whatever the params, as optax has it.
+        # float32 for params of any dtype, as in optax.
         b2 = 1.0 - jnp.array(state.step - decay_offset + 1, jnp.float32) ** -decay_rate
 
         def mean_square(old: Any, g: jax.Array, axis: int | None) -> jax.Array | None:
@@ -189,6 +198,6 @@ def adafactor(
                 "adafactor", x, params, decay * rate if decay_times_rate else decay, weight_decay_mask
             )
         updates = jax.tree.map(lambda x: -1 * x, x)
-        return like(updates, grads), AdafactorState(t, r, c, v, like(m, state.m))
+        return cast_like(updates, grads), AdafactorState(t, r, c, v, cast_like(m, state.m))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""Adagrad: step sizes that shrink with the gradients seen (Duchi, Hazan & Singer 2011)."""
+"""Adagrad: step sizes that shrink with the sum of squared gradients (Duchi, Hazan & Singer 2011)."""
 
 from typing import Any, NamedTuple
 
@@ -12,16 +12,16 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
 
 
 class AdagradState(NamedTuple):
-    """What Adagrad remembers."""
+    """The state of Adagrad."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     s: optax.Params  # sum of the squared gradients, like params
@@ -36,21 +36,23 @@ def adagrad(
 ) -> optax.GradientTransformationExtraArgs:
     """Adagrad.
 
-        s <- s + g^2                                            s = initial_accumulator_value at first
+        s <- s + g^2                                            s = initial_accumulator_value at the start
         theta <- theta - alpha g / sqrt(s + eps)                0 where s = 0
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        initial_accumulator_value: s at first. 0.1 is optax's and TensorFlow's; the paper and PyTorch start at 0.
+        initial_accumulator_value: s at the start. optax and TensorFlow use 0.1, the paper and PyTorch 0.
         eps: keeps the quotient finite.
-        eps_in_sqrt: True as above; False for g / (sqrt(s) + eps), the paper's and PyTorch's (with eps=1e-10).
+        eps_in_sqrt: True as above; False for g / (sqrt(s) + eps), as in the paper and in PyTorch (with eps=1e-10).
 
     Twin: `optax.adagrad`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, the first s or eps are negative.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, the initial s or eps is
+            negative.
 
-    Source: Duchi, Hazan & Singer 2011, "Adaptive subgradient methods for online learning and stochastic optimization".
+    Source: Duchi, Hazan & Singer 2011, "Adaptive subgradient methods for online learning and stochastic
+    optimization".
 
     Example:
         >>> optimizer = fn.optim.adagrad(0.1, initial_accumulator_value=0.0)
@@ -59,13 +61,13 @@ def adagrad(
         >>> updates
         Array([-0.1, -0. ], dtype=float32)
     """
-    check_rate("adagrad", learning_rate)
+    check_learning_rate("adagrad", learning_rate)
     check.between("adagrad", "initial_accumulator_value", initial_accumulator_value, 0)
     check.between("adagrad", "eps", eps, 0)
 
     def init(params: optax.Params) -> AdagradState:
         s = jax.tree.map(lambda p: jnp.full_like(p, initial_accumulator_value), params)
-        return AdagradState(step=first_step(learning_rate), s=s)
+        return AdagradState(step=init_step(learning_rate), s=s)
 
     def update(
         grads: optax.Updates, state: AdagradState, params: optax.Params | None = None, **extra: Any
@@ -77,6 +79,6 @@ def adagrad(
         else:
             scale = jax.tree.map(lambda s: jnp.where(s > 0, 1 / (jnp.sqrt(s) + eps), 0.0), s)
         updates = jax.tree.map(lambda scale, g: times(-alpha, scale * g), scale, grads)
-        return like(updates, grads), AdagradState(next_step(state.step), like(s, state.s))
+        return cast_like(updates, grads), AdagradState(next_step(state.step), cast_like(s, state.s))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""Adam: a step size of its own for each parameter (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1)."""
+"""Adam: a separate step size for each parameter (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1)."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,18 @@ import optax
 
 from fnnet import check
 from fnnet.optim.first_order.nadam import nadam
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers."""
+    """The state of Adam."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -39,21 +46,21 @@ def adam(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step. The paper's is 0.001.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        mu_dtype: dtype in which m is kept; the params' unless given.
-        nesterov: `nadam` instead.
-        eps_before_correction: False as above; True for sqrt(v) + eps, before v is corrected, Keras's and
-            TensorFlow's (1e-7), the "eps-hat" of the paper's section 2. v_hat's root is then given eps /
-            sqrt(1 - b2^t): with b2 = 0.999, 32 times as much in the first step, and the same in the end.
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        mu_dtype: dtype of m; the params' dtype by default.
+        nesterov: True for `nadam`.
+        eps_before_correction: False as above. True adds eps to sqrt(v), before v is corrected, as in Keras and
+            TensorFlow (with 1e-7); it is the "eps-hat" of the paper's section 2. That is like adding eps / sqrt(1 -
+            b2^t) to sqrt(v_hat): with b2 = 0.999, 32 times as much in the first step, and the same in the long run.
 
-    Twin: `optax.adam`, equal bit for bit; PyTorch's is the same rule.
+    Twin: `optax.adam`, equal bit for bit. PyTorch uses the same rule.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or an eps are negative; b1 or b2
-            are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or an eps is negative; b1 or
+            b2 is not in [0, 1).
 
     Source: Kingma & Ba 2015, arXiv:1412.6980.
 
@@ -68,7 +75,7 @@ def adam(
         return nadam(
             learning_rate, b1, b2, eps, eps_root, mu_dtype, eps_before_correction=eps_before_correction
         )
-    check_rate("adam", learning_rate)
+    check_learning_rate("adam", learning_rate)
     check.between("adam", "b1", b1, 0, 1)
     check.between("adam", "b2", b2, 0, 1)
     check.between("adam", "eps", eps, 0)
@@ -91,6 +98,6 @@ def adam(
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
-        return like(updates, grads), AdamState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), AdamState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,15 +8,22 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class AdamaxState(NamedTuple):
-    """What Adamax remembers."""
+    """The state of Adamax."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
-    u: optax.Params  # largest size of a gradient, the older ones shrunk, like params
+    u: optax.Params  # decaying maximum of |gradient|, like params
 
 
 def adamax(
@@ -27,7 +34,7 @@ def adamax(
     *,
     eps_in_max: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adamax: a step is at most about alpha, whatever the gradients' size.
+    """Adamax. A step is at most about alpha, whatever the size of the gradients.
 
         m <- b1 m + (1 - b1) g          m_hat = m / (1 - b1^t)
         u <- max(b2 u, |g| + eps)
@@ -35,18 +42,18 @@ def adamax(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step. The paper's and PyTorch's is 0.002.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old u that is kept, in [0, 1).
-        eps: keeps the quotient finite. The paper has none: where all gradients so far are 0, its quotient is
-            0 / 0, and eps=0 gives NaN there.
-        eps_in_max: True as above, PyTorch's; False for u <- max(b2 u, |g|) and m_hat / (u + eps), Keras's
-            (1e-7).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old u that is kept, in [0, 1).
+        eps: keeps the quotient finite. The paper has no eps: where all gradients so far are 0, eps=0 gives 0 / 0 =
+            NaN.
+        eps_in_max: True as above, as in PyTorch. False for u <- max(b2 u, |g|) and m_hat / (u + eps), as in Keras
+            (with 1e-7).
 
-    Twin: `optax.adamax`, equal bit for bit; PyTorch's is the same rule.
+    Twin: `optax.adamax`, equal bit for bit. PyTorch uses the same rule.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or eps are negative; b1 or b2
-            are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or eps is negative; b1 or b2
+            is not in [0, 1).
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 2.
 
@@ -57,13 +64,13 @@ def adamax(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
-    check_rate("adamax", learning_rate)
+    check_learning_rate("adamax", learning_rate)
     check.between("adamax", "b1", b1, 0, 1)
     check.between("adamax", "b2", b2, 0, 1)
     check.between("adamax", "eps", eps, 0)
 
     def init(params: optax.Params) -> AdamaxState:
-        return AdamaxState(step=jnp.zeros([], jnp.int32), m=zeros(params), u=zeros(params))
+        return AdamaxState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), u=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: AdamaxState, params: optax.Params | None = None, **extra: Any
@@ -80,6 +87,6 @@ def adamax(
             u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g), b2 * u), state.u, grads)
             x = jax.tree.map(lambda m, u: m / (u + eps), m_hat, u)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        return like(updates, grads), AdamaxState(t, like(m, state.m), like(u, state.u))
+        return cast_like(updates, grads), AdamaxState(t, cast_like(m, state.m), cast_like(u, state.u))
 
     return optax.GradientTransformationExtraArgs(init, update)

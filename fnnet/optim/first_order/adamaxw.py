@@ -1,4 +1,4 @@
-"""AdamaxW: Adamax with the weight decay beside the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+"""AdamaxW: Adamax with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,16 +9,23 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class AdamaxwState(NamedTuple):
-    """What AdamaxW remembers."""
+    """The state of AdamaxW."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
-    u: optax.Params  # largest size of a gradient, the older ones shrunk, like params
+    u: optax.Params  # decaying maximum of |gradient|, like params
 
 
 def adamaxw(
@@ -39,20 +46,20 @@ def adamaxw(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old u that is kept, in [0, 1).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old u that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        weight_decay: lambda, a number or a schedule of the step. (The `weight_decay` of PyTorch's Adamax is
-            added to the gradient instead: `optax.add_decayed_weights` before `adamax`.)
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays;
-            all unless given.
-        eps_in_max: True as above; False for u <- max(b2 u, |g|) and m_hat / (u + eps), Keras's.
+        weight_decay: lambda, a number or a schedule of the step. (The `weight_decay` of PyTorch's Adamax is added to
+            the gradient instead: put `add_decayed_weights` before `adamax`.)
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param decays. All do by default.
+        eps_in_max: True as above; False for u <- max(b2 u, |g|) and m_hat / (u + eps), as in Keras.
 
     Twin: `optax.adamaxw`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or lambda are negative; b1
-            or b2 are not in [0, 1); `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or lambda is negative; b1
+            or b2 is not in [0, 1); `update` is called without params.
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 2; Loshchilov & Hutter 2019, arXiv:1711.05101.
 
@@ -63,14 +70,14 @@ def adamaxw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1010', '-0.0010']
     """
-    check_rate("adamaxw", learning_rate)
+    check_learning_rate("adamaxw", learning_rate)
     check.between("adamaxw", "b1", b1, 0, 1)
     check.between("adamaxw", "b2", b2, 0, 1)
     check.between("adamaxw", "eps", eps, 0)
     check.between("adamaxw", "weight_decay", weight_decay, 0)
 
     def init(params: optax.Params) -> AdamaxwState:
-        return AdamaxwState(step=jnp.zeros([], jnp.int32), m=zeros(params), u=zeros(params))
+        return AdamaxwState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), u=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: AdamaxwState, params: optax.Params | None = None, **extra: Any
@@ -89,6 +96,6 @@ def adamaxw(
             x = jax.tree.map(lambda m, u: m / (u + eps), m_hat, u)
         x = add_weight_decay("adamaxw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        return like(updates, grads), AdamaxwState(t, like(m, state.m), like(u, state.u))
+        return cast_like(updates, grads), AdamaxwState(t, cast_like(m, state.m), cast_like(u, state.u))
 
     return optax.GradientTransformationExtraArgs(init, update)

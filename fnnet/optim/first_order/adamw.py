@@ -1,4 +1,4 @@
-"""AdamW: Adam with the weight decay beside the gradient, not in it (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,12 +10,19 @@ import optax
 
 from fnnet import check
 from fnnet.optim.first_order.nadamw import nadamw
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class AdamwState(NamedTuple):
-    """What AdamW remembers."""
+    """The state of AdamW."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -44,28 +51,28 @@ def adamw(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        mu_dtype: dtype in which m is kept; the params' unless given.
-        weight_decay: lambda, a number or a schedule of the step. The default is optax's; PyTorch's is 0.01,
-            Keras's 0.004.
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays;
-            all unless given. Biases and gains are often spared.
-        nesterov: `nadamw` instead.
-        eps_before_correction: eps is added to sqrt(v) before the correction, as `adam` says: Keras's, with
-            eps=1e-7.
-        rate_in_decay: True as above, where lambda is multiplied by alpha, as in optax, PyTorch and Keras;
-            False for theta <- theta - alpha m_hat / (...) - lambda theta. The paper's decay is multiplied by
-            alpha's schedule eta, but not by its size alpha_0: learning_rate = alpha_0 eta and weight_decay =
-            lambda_0 eta, two schedules, with rate_in_decay=False.
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        mu_dtype: dtype of m; the params' dtype by default.
+        weight_decay: lambda, a number or a schedule of the step. The default is optax's; PyTorch uses 0.01, Keras
+            0.004.
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param decays. All do by default. Biases and gains are often left out.
+        nesterov: True for `nadamw`.
+        eps_before_correction: True adds eps to sqrt(v) before the bias correction, see `adam`, as in Keras (with
+            eps=1e-7).
+        rate_in_decay: True as above, as in optax, PyTorch and Keras: alpha multiplies lambda. False for theta <-
+            theta - alpha m_hat / (...) - lambda theta. The paper multiplies the decay by the schedule eta of the
+            learning rate, but not by its size alpha_0: pass two schedules, learning_rate = alpha_0 eta and
+            weight_decay = lambda_0 eta, with rate_in_decay=False.
 
     Twin: `optax.adamw`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, an eps or lambda are negative;
-            b1 or b2 are not in [0, 1); `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, an eps or lambda is negative;
+            b1 or b2 is not in [0, 1); `update` is called without params.
 
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2.
 
@@ -89,7 +96,7 @@ def adamw(
             eps_before_correction=eps_before_correction,
             rate_in_decay=rate_in_decay,
         )
-    check_rate("adamw", learning_rate)
+    check_learning_rate("adamw", learning_rate)
     check.between("adamw", "b1", b1, 0, 1)
     check.between("adamw", "b2", b2, 0, 1)
     check.between("adamw", "eps", eps, 0)
@@ -119,6 +126,6 @@ def adamw(
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         if not rate_in_decay:
             updates = add_weight_decay("adamw", updates, params, -decay, mask)
-        return like(updates, grads), AdamwState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), AdamwState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

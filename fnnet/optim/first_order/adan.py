@@ -1,4 +1,4 @@
-"""Adan: Nesterov's momentum from the differences of gradients (Xie et al. 2022, arXiv:2208.06677)."""
+"""Adan: Nesterov momentum from differences of gradients (Xie et al. 2022, arXiv:2208.06677)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,12 +9,20 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class AdanState(NamedTuple):
-    """What Adan remembers."""
+    """The state of Adan."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -38,7 +46,8 @@ def adan(
 ) -> optax.GradientTransformationExtraArgs:
     """Adan.
 
-        d = g - g_last                                  0 at first
+        d = g - g_last                                  0 in the first step
+
         m <- b1 m + (1 - b1) g                          m_hat = m / (1 - b1^t)
         v <- b2 v + (1 - b2) d                          v_hat = v / (1 - b2^t)
         n <- b3 n + (1 - b3) (g + w d)^2                n_hat = n / (1 - b3^t)
@@ -47,27 +56,27 @@ def adan(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1). (The paper's beta is 1 - b, for all three.)
-        b2: share of the old v that is kept, in [0, 1).
-        b3: share of the old n that is kept, in [0, 1).
+        b1: fraction of the old m that is kept, in [0, 1). (The paper's beta is 1 - b, for all three.)
+        b2: fraction of the old v that is kept, in [0, 1).
+        b3: fraction of the old n that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        eps_root: the same inside the root; 0 in the paper and its authors' code.
+        eps_root: added inside the square root; 0 in the paper and the authors' code.
         weight_decay: lambda, a number or a schedule of the step.
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays;
-            all unless given.
-        difference_times_b2: True for w = b2, the paper's and its authors' code's: Nesterov's look ahead.
-            False for w = 1 - b2, optax 0.2.8's, where the b of the paper and of the code were mixed up;
-            little of the look ahead is left.
-        proximal: True for theta <- (theta - alpha x) / (1 + alpha lambda), the paper's; False as above.
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param decays. All do by default.
+        difference_times_b2: True for w = b2, Nesterov's look-ahead, as in the paper and the authors' code. False for
+            w = 1 - b2, as in optax 0.2.8, which mixed up the b of the paper and of the code; little of the look-ahead
+            remains.
+        proximal: True for theta <- (theta - alpha x) / (1 + alpha lambda), as in the paper; False as above.
 
-    The correction of the bias, and d = 0 at first, are those of the authors' code; the paper starts from the
-    first gradients instead (m = g, n = g^2, v = d of the second step), without a correction.
+    The bias correction, and d = 0 in the first step, follow the authors' code. The paper starts from the first
+    gradients instead (m = g, n = g^2, v = d of the second step), without a correction.
 
     Twin: `optax.adan`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, an eps or lambda are negative;
-            b1, b2 or b3 are not in [0, 1); `update` is called without params, and lambda is not the number 0.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, an eps or lambda is negative;
+            b1, b2 or b3 is not in [0, 1); `update` is called without params while lambda is not 0.
 
     Source: Xie, Zhou, Li, Lin & Yan 2022, arXiv:2208.06677, algorithm 1.
 
@@ -78,7 +87,7 @@ def adan(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
-    check_rate("adan", learning_rate)
+    check_learning_rate("adan", learning_rate)
     check.between("adan", "b1", b1, 0, 1)
     check.between("adan", "b2", b2, 0, 1)
     check.between("adan", "b3", b3, 0, 1)
@@ -88,7 +97,11 @@ def adan(
 
     def init(params: optax.Params) -> AdanState:
         return AdanState(
-            step=jnp.zeros([], jnp.int32), m=zeros(params), v=zeros(params), n=zeros(params), g=zeros(params)
+            step=jnp.zeros([], jnp.int32),
+            m=zeros_like(params),
+            v=zeros_like(params),
+            n=zeros_like(params),
+            g=zeros_like(params),
         )
 
     def update(
@@ -116,7 +129,9 @@ def adan(
             decay = decay / (1 + alpha * decay)
         x = add_weight_decay("adan", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        state = AdanState(t, like(m, state.m), like(v, state.v), like(n, state.n), like(grads, state.g))
-        return like(updates, grads), state
+        state = AdanState(
+            t, cast_like(m, state.m), cast_like(v, state.v), cast_like(n, state.n), cast_like(grads, state.g)
+        )
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""AMSGrad: Adam whose step sizes never grow (Reddi, Kale & Kumar 2018, arXiv:1904.09237)."""
+"""AMSGrad: Adam with step sizes that never grow (Reddi, Kale & Kumar 2018, arXiv:1904.09237)."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class AmsgradState(NamedTuple):
-    """What AMSGrad remembers."""
+    """The state of AMSGrad."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -42,24 +50,24 @@ def amsgrad(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1).
-        eps: keeps the quotient finite. The paper has none.
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        mu_dtype: dtype in which m is kept; the params' unless given.
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1).
+        eps: keeps the quotient finite. The paper has no eps.
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        mu_dtype: dtype of m; the params' dtype by default.
         bias_correction_mu: False for m_hat = m.
         bias_correction_nu: False for v_hat = v. The paper corrects neither.
-        max_before_correction: True for v_max <- max(v_max, v), divided by 1 - b2^t only in the step:
-            PyTorch's and Keras's. Early on the two differ, as the first v_hat, that of a single gradient, is
-            often the largest.
-        eps_before_correction: eps is added to sqrt(v_max) before the correction, as `adam` says: Keras's,
-            with max_before_correction and eps=1e-7.
+        max_before_correction: True for v_max <- max(v_max, v), which is divided by 1 - b2^t only in the step, as in
+            PyTorch and Keras. The two differ early on, because the first v_hat, from a single gradient, is often the
+            largest.
+        eps_before_correction: True adds eps to sqrt(v_max) before the bias correction, see `adam`, as in Keras (with
+            max_before_correction and eps=1e-7).
 
-    Twin: `optax.amsgrad`, equal bit for bit; with max_before_correction=True, PyTorch's is the same rule.
+    Twin: `optax.amsgrad`, equal bit for bit. PyTorch uses the rule with max_before_correction=True.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or an eps are negative; b1 or b2
-            are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or an eps is negative; b1 or
+            b2 is not in [0, 1).
 
     Source: Reddi, Kale & Kumar 2018, "On the convergence of Adam and beyond", arXiv:1904.09237, algorithm 2.
 
@@ -71,7 +79,7 @@ def amsgrad(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0010']
     """
-    check_rate("amsgrad", learning_rate)
+    check_learning_rate("amsgrad", learning_rate)
     check.between("amsgrad", "b1", b1, 0, 1)
     check.between("amsgrad", "b2", b2, 0, 1)
     check.between("amsgrad", "eps", eps, 0)
@@ -79,7 +87,9 @@ def amsgrad(
 
     def init(params: optax.Params) -> AmsgradState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)
-        return AmsgradState(step=jnp.zeros([], jnp.int32), m=m, v=zeros(params), v_max=zeros(params))
+        return AmsgradState(
+            step=jnp.zeros([], jnp.int32), m=m, v=zeros_like(params), v_max=zeros_like(params)
+        )
 
     def update(
         grads: optax.Updates, state: AmsgradState, params: optax.Params | None = None, **extra: Any
@@ -99,7 +109,7 @@ def amsgrad(
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             v_max = v_hat = jax.tree.map(jnp.maximum, state.v_max, v_hat)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
-        state = AmsgradState(t, like(m, state.m), like(v, state.v), like(v_max, state.v_max))
-        return like(updates, grads), state
+        state = AmsgradState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(v_max, state.v_max))
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

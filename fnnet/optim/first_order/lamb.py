@@ -1,4 +1,4 @@
-"""LAMB: Adam with a rate for each layer, in proportion to its weights (You et al. 2020, arXiv:1904.00962)."""
+"""LAMB: Adam with a learning rate for each layer, proportional to its weights (You et al. 2020, arXiv:1904.00962)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,12 +9,20 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
-from fnnet.optim.transforms.weight_decay import add_weight_decay
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
+from fnnet.optim.transforms.weight_decay import add_weight_decay, map_masked
 
 
 class LambState(NamedTuple):
-    """What LAMB remembers."""
+    """The state of LAMB."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -36,7 +44,7 @@ def lamb(
     phi_max: chex.Numeric | None = None,
     trust_ratio_mask: Any | Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """LAMB. Each array of the params is a layer, with a rate of its own.
+    """LAMB. Each array of the params counts as a layer with its own learning rate.
 
         m <- b1 m + (1 - b1) g          m_hat = m / (1 - b1^t)
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
@@ -46,28 +54,27 @@ def lamb(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite. (Keras's is 1e-7.)
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        weight_decay: lambda, a number or a schedule of the step. The paper's is 0.01.
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays; all
-            unless given. Biases and gains are often spared.
-        bias_correction: False for m_hat = m and v_hat = v, as in much code for PyTorch that follows the paper's first
-            version.
-        decay_in_ratio: True as above, the paper's; False leaves lambda theta out of u and adds it to the step,
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        weight_decay: lambda, a number or a schedule of the step. The paper uses 0.01.
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param decays. All do by default. Biases and gains are often left out.
+        bias_correction: False for m_hat = m and v_hat = v, as in the paper's first version and much PyTorch code.
+        decay_in_ratio: True as above and in the paper. False leaves lambda theta out of u and adds it to the step,
             theta <- theta - alpha (ratio u + lambda theta), as Keras does.
-        phi_min: lower bound of phi; none unless given. The paper leaves the bounds open.
-        phi_max: upper bound of phi; none unless given. (10 is common.)
-        trust_ratio_mask: as mask: which arrays have the ratio, 1 for the others; all unless given. apex spares those
-            without decay.
+        phi_min: lower bound of phi; none by default. The paper leaves the bounds open.
+        phi_max: upper bound of phi; none by default. (10 is common.)
+        trust_ratio_mask: like `mask`: True where an array has the ratio; elsewhere it is 1. All have it by default.
+            (apex leaves out arrays without decay.)
 
-    Twin: `optax.lamb`, equal bit for bit; to a rounding where alpha and lambda are both schedules, as optax counts
-    their steps apart.
+    Twin: `optax.lamb`, equal bit for bit; up to rounding if alpha and lambda are both schedules, whose steps optax
+    counts separately.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, an eps, lambda or a bound of phi are
-            negative; b1 or b2 are not in [0, 1); `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, an eps, lambda or a bound of
+            phi is negative; b1 or b2 is not in [0, 1); `update` is called without params.
 
     Source: You et al. 2020, arXiv:1904.00962, algorithm 2.
 
@@ -78,7 +85,7 @@ def lamb(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.3536', '0.3536']
     """
-    check_rate("lamb", learning_rate)
+    check_learning_rate("lamb", learning_rate)
     check.between("lamb", "b1", b1, 0, 1)
     check.between("lamb", "b2", b2, 0, 1)
     check.between("lamb", "eps", eps, 0)
@@ -87,7 +94,7 @@ def lamb(
     check.between("lamb", "phi_min", phi_min, 0)
     check.between("lamb", "phi_max", phi_max, 0)
 
-    def times_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
+    def apply_trust_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
         phi, u_norm = optax.safe_norm(theta, 0.0), optax.safe_norm(u, 0.0)
         if phi_min is not None:
             phi = jnp.maximum(phi, phi_min)
@@ -97,7 +104,7 @@ def lamb(
         return u * jnp.where(still, jnp.array(1.0, theta.dtype), phi / u_norm)
 
     def init(params: optax.Params) -> LambState:
-        return LambState(step=jnp.zeros([], jnp.int32), m=zeros(params), v=zeros(params))
+        return LambState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), v=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: LambState, params: optax.Params | None = None, **extra: Any
@@ -118,13 +125,10 @@ def lamb(
 
         if decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
-        chosen = trust_ratio_mask(params) if callable(trust_ratio_mask) else trust_ratio_mask
-        chosen = True if chosen is None else chosen
-        # A boolean may stand for a whole branch.
-        u = jax.tree.map(lambda yes, u, p: jax.tree.map(times_ratio, u, p) if yes else u, chosen, u, params)
+        u = map_masked(apply_trust_ratio, trust_ratio_mask, u, params)
         if not decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
         updates = jax.tree.map(lambda u: times(-alpha, u), u)
-        return like(updates, grads), LambState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), LambState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

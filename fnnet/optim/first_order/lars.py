@@ -1,4 +1,4 @@
-"""LARS: a rate for each layer, in proportion to its weights (You, Gitman & Ginsburg 2017, arXiv:1708.03888)."""
+"""LARS: a learning rate for each layer, proportional to its weights (You, Gitman & Ginsburg 2017, arXiv:1708.03888)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
@@ -22,7 +22,7 @@ from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class LarsState(NamedTuple):
-    """What LARS remembers."""
+    """The state of LARS."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
@@ -41,7 +41,7 @@ def lars(
     joint_norm: bool = True,
     rate_in_velocity: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """LARS. Each array of the params is a layer, with a rate of its own.
+    """LARS. Each array of the params counts as a layer with its own learning rate.
 
         u = g + lambda theta
         ratio = eta |theta| / (|u| + eps)           1 where a norm is 0
@@ -50,25 +50,25 @@ def lars(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        weight_decay: lambda, a number or a schedule of the step. The paper's is 0.0005.
-        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: what
-            decays. Biases and gains are often spared.
+        weight_decay: lambda, a number or a schedule of the step. The paper uses 0.0005.
+        weight_decay_mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes
+            one from params: True where a param decays. Biases and gains are often left out.
         trust_coefficient: eta.
         eps: keeps the quotient finite.
-        trust_ratio_mask: as weight_decay_mask: which arrays have the ratio; 1 for the others.
+        trust_ratio_mask: like `weight_decay_mask`: True where an array has the ratio; elsewhere it is 1.
         momentum: mu, in [0, 1).
         nesterov: theta <- theta - (mu v + alpha ratio u).
-        joint_norm: True as above, optax's; False for ratio = eta |theta| / (|g| + lambda |theta| + eps), the
-            paper's (and MLPerf's and apex's). The same without decay.
-        rate_in_velocity: True as above, the paper's: v holds steps. False for v <- mu v + ratio u,
-            theta <- theta - alpha v, that of LARS in front of PyTorch's SGD, as in apex: a change of alpha then
-            reaches the whole of v. The same while alpha is constant.
+        joint_norm: True as above and in optax. False for ratio = eta |theta| / (|g| + lambda |theta| + eps), as in
+            the paper, MLPerf and apex. Without decay the two are the same.
+        rate_in_velocity: True as above and in the paper: v holds steps. False for v <- mu v + ratio u, theta <- theta
+            - alpha v, as with LARS before PyTorch's SGD in apex: a change of alpha then affects all of v. With a
+            constant alpha the two are the same.
 
     Twin: `optax.lars`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, lambda, eta or eps are negative; mu is
-            not in [0, 1); `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, lambda, eta or eps is
+            negative; mu is not in [0, 1); `update` is called without params.
 
     Source: You, Gitman & Ginsburg 2017, arXiv:1708.03888, eq. 6 and algorithm 1.
 
@@ -79,7 +79,7 @@ def lars(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0030', '0.0040']
     """
-    check_rate("lars", learning_rate)
+    check_learning_rate("lars", learning_rate)
     check.between("lars", "weight_decay", weight_decay, 0)
     check.between("lars", "trust_coefficient", trust_coefficient, 0)
     check.between("lars", "eps", eps, 0)
@@ -88,14 +88,16 @@ def lars(
     def norms(tree: Any) -> Any:
         return jax.tree.map(lambda x: optax.safe_norm(x, 0.0), tree)
 
-    def times_ratio(u: jax.Array, size: jax.Array, theta: jax.Array, theta_norm: jax.Array) -> jax.Array:
+    def apply_trust_ratio(
+        u: jax.Array, size: jax.Array, theta: jax.Array, theta_norm: jax.Array
+    ) -> jax.Array:
         ratio = trust_coefficient * theta_norm / (size + eps)
         still = jnp.logical_or(theta_norm == 0, size == 0)
         return u * jnp.where(still, jnp.array(1.0, theta.dtype), ratio)
 
     def init(params: optax.Params) -> LarsState:
         v = jax.tree.map(jnp.zeros_like, params)
-        return LarsState(step=first_step(learning_rate, weight_decay), v=v)
+        return LarsState(step=init_step(learning_rate, weight_decay), v=v)
 
     def update(
         grads: optax.Updates, state: LarsState, params: optax.Params | None = None, **extra: Any
@@ -115,7 +117,7 @@ def lars(
         chosen = True if chosen is None else chosen
         # A boolean may stand for a whole branch.
         x = jax.tree.map(
-            lambda yes, u, *rest: jax.tree.map(times_ratio, u, *rest) if yes else u,
+            lambda yes, u, *rest: jax.tree.map(apply_trust_ratio, u, *rest) if yes else u,
             chosen, u, sizes, params, theta_norms,
         )  # fmt: skip
 
@@ -125,6 +127,6 @@ def lars(
         updates = jax.tree.map(lambda v, x: x + momentum * v, v, x) if nesterov else v
         if not rate_in_velocity:
             updates = jax.tree.map(lambda v: times(-alpha, v), updates)
-        return like(updates, grads), LarsState(next_step(state.step), like(v, state.v))
+        return cast_like(updates, grads), LarsState(next_step(state.step), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,16 +11,16 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
 
 
 class MomentumState(NamedTuple):
-    """What momentum remembers."""
+    """The state of momentum."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
@@ -42,16 +42,17 @@ def momentum(
     Args:
         learning_rate: alpha, a number or a schedule of the step.
         momentum: mu, in [0, 1).
-        accumulator_dtype: dtype in which v is kept; the params' unless given.
-        dampening: v <- mu v + (1 - dampening) g. With dampening = mu, v is the moving average of Ng's notes.
-            (PyTorch's `dampening` spares the first step.)
+        accumulator_dtype: dtype of v; the params' dtype by default.
+        dampening: v <- mu v + (1 - dampening) g. With dampening = mu, v is a moving average, as in Ng's notes.
+            (PyTorch does not apply `dampening` in the first step.)
         rate_in_velocity: v <- mu v - alpha g, theta <- theta + v, as in Polyak, Sutskever and Keras: a change of
-            alpha then reaches only the gradients to come. The same while alpha is constant.
+            alpha then affects only later gradients. With a constant alpha the two are the same.
 
     Twin: `optax.sgd(learning_rate, momentum)`, which is PyTorch's form, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative; mu is not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or is negative; mu is not in [0,
+            1).
 
     Source: Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
 
@@ -64,12 +65,12 @@ def momentum(
         >>> updates
         Array([-0.19], dtype=float32)
     """
-    check_rate("momentum", learning_rate)
+    check_learning_rate("momentum", learning_rate)
     check.between("momentum", "momentum", momentum, 0, 1)
 
     def init(params: optax.Params) -> MomentumState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
-        return MomentumState(step=first_step(learning_rate), v=v)
+        return MomentumState(step=init_step(learning_rate), v=v)
 
     def update(
         grads: optax.Updates, state: MomentumState, params: optax.Params | None = None, **extra: Any
@@ -81,6 +82,6 @@ def momentum(
         else:
             v = jax.tree.map(lambda v, g: (1 - dampening) * g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v: times(-alpha, v), v)
-        return like(updates, grads), MomentumState(next_step(state.step), like(v, state.v))
+        return cast_like(updates, grads), MomentumState(next_step(state.step), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

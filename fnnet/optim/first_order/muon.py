@@ -1,4 +1,4 @@
-"""Muon: momentum whose singular values are brought to one (Jordan et al. 2024); Adam for what is no matrix."""
+"""Muon: momentum with its singular values brought to one, and Adam for the other params (Jordan et al. 2024)."""
 
 import math
 from collections.abc import Callable
@@ -11,31 +11,30 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.first_order.newton_schulz import (
+    PRECONDITIONINGS,
+    PRESETS,
+    Coefficients,
+    coefficient_triples,
+    newton_schulz,
+)
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
-
-Coefficients = tuple[chex.Numeric, chex.Numeric, chex.Numeric]
-
-# One triple for all steps, or one for each.
-PRESETS: dict[str, Any] = {
-    "standard": (3.4445, -4.7750, 2.0315),
-    "dion": (
-        (4.0848, -6.8946, 2.9270),
-        (3.9505, -6.3029, 2.6377),
-        (3.7418, -5.5913, 2.3037),
-        (2.8769, -3.1427, 1.2046),
-        (2.8366, -3.0525, 1.2012),
-    ),
-}
-PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 
 class MuonState(NamedTuple):
-    """What Muon remembers."""
+    """The state of Muon."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
-    v: optax.Params  # mean of its square, like params; None in the place of a matrix
+    v: optax.Params  # mean of its square, like params; None for matrices
 
 
 def muon(
@@ -60,7 +59,7 @@ def muon(
     consistent_rms: chex.Numeric | None = None,
     bias_correction: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Muon, for the matrices of a network, and AdamW, for its other params.
+    """Muon for the matrices of a network, and AdamW for its other params.
 
         m <- beta m + (1 - beta) g
         m_hat = beta m / (1 - beta^(t+1)) + (1 - beta) g / (1 - beta^t)
@@ -69,52 +68,53 @@ def muon(
 
         NewtonSchulz(m):  x = m / (|m|_F + eps), then ns_steps times x <- a x + (b x x^T + c (x x^T)^2) x
 
-    The polynomial a s + b s^3 + c s^5 acts on each singular value s of x and drives it towards 1: of m = U S V^T
-    there remains about U V^T. The standard coefficients raise small values fast and do not converge: five steps take
-    what is 0.002 to 1 of |m|_F to between 0.68 and 1.21.
+    The polynomial a s + b s^3 + c s^5 acts on each singular value s of x and drives it towards 1: m = U S V^T becomes
+    about U V^T. The standard coefficients raise small values quickly and do not converge: five steps bring singular
+    values from 0.002 to 1 times |m|_F to between 0.68 and 1.21.
 
-    Params that are no matrices take the step of `adamw` with `nesterov` as here.
+    Params that are not matrices take the step of `adamw`, with the same `nesterov`.
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        ns_coeffs: (a, b, c); or one such triple for each step; or "standard" (Jordan's) or "dion".
-        ns_steps: number of Newton-Schulz steps; with a triple for each, their number counts.
-        beta: share of the old m that is kept, in [0, 1).
-        eps: keeps the quotients finite, Adam's too. (PyTorch's is 1e-7.)
-        weight_decay: lambda for the matrices, multiplied by alpha. (PyTorch's is 0.1.)
-        weight_decay_mask: tree of booleans, like params or a prefix of it, or a function from params to one: which
-            matrices decay; all unless given.
-        mu_dtype: dtype in which m is kept; the params' unless given.
-        nesterov: m_hat as above, else m_hat = m / (1 - beta^t).
-        adaptive: x times the inner product of m_hat and NewtonSchulz(m_hat), steepest descent without a fixed
-            length (Bernstein & Newhouse 2024, arXiv:2409.20325).
-        preconditioning: by what m is divided at first. "frobenius": as above. "spectral": its largest singular
-            value, which costs a decomposition. "aol": the root of the row sums of |m m^T|, row by row (Boissin et
-            al. 2025, arXiv:2512.04632). "schatten": the root of |m m^T|_F (Grishina et al. 2025, arXiv:2506.10935).
-            The last two do not use eps, and gradients below about 1e-4 come out too small.
-        adam_b1: share of the old m that is kept in Adam, in [0, 1).
-        adam_b2: share of the old v that is kept in Adam, in [0, 1).
-        adam_eps_root: Adam's eps inside the root.
+        ns_coeffs: (a, b, c), one such triple per step, "standard" (Jordan's) or "dion".
+        ns_steps: number of Newton-Schulz steps. Ignored if there is a triple for each step.
+        beta: fraction of the old m that is kept, in [0, 1).
+        eps: keeps the quotients finite, also in Adam. (PyTorch uses 1e-7.)
+        weight_decay: lambda for the matrices, multiplied by alpha. (PyTorch uses 0.1.)
+        weight_decay_mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes
+            one from params: True where a matrix decays. All do by default.
+        mu_dtype: dtype of m; the params' dtype by default.
+        nesterov: True for m_hat as above; False for m_hat = m / (1 - beta^t).
+        adaptive: multiplies x by the inner product of m_hat and NewtonSchulz(m_hat): steepest descent without a fixed
+            step length (Bernstein & Newhouse 2024, arXiv:2409.20325).
+        preconditioning: what m is divided by first. "frobenius": as above. "spectral": its largest singular value,
+            which costs a decomposition. "aol": the square root of the row sums of |m m^T|, row by row (Boissin et al.
+            2025, arXiv:2512.04632). "schatten": the square root of |m m^T|_F (Grishina et al. 2025,
+            arXiv:2506.10935). The last two do not use eps, and make the step too small for gradients below about
+            1e-4.
+        adam_b1: fraction of the old m that is kept in Adam, in [0, 1).
+        adam_b2: fraction of the old v that is kept in Adam, in [0, 1).
+        adam_eps_root: Adam's eps inside the square root.
         adam_weight_decay: lambda for the other params.
-        adam_learning_rate: alpha for the other params; the same unless given.
-        muon_weight_dimension_numbers: which axes are rows ("reduction", a layer's inputs) and columns ("output"): a
-            tree of `optax.contrib.MuonDimensionNumbers`, like params or a prefix of it, or a function from params to
-            one; None in it for params that go to Adam. Axes that are neither make a batch of matrices. Unless
-            given, each param with two axes is a matrix. (Jordan gives embeddings and the last layer to Adam.)
-        consistent_rms: the factor is sqrt(max(rows, columns)) consistent_rms instead; 0.2 gives about the size of
-            AdamW's steps (Liu et al. 2025, arXiv:2502.16982; PyTorch's "match_rms_adamw").
-        bias_correction: False for m_hat = beta m + (1 - beta) g, without nesterov m, as in Jordan and PyTorch.
-            It changes the share of g in early steps. Adam's correction stays.
+        adam_learning_rate: alpha for the other params; the same by default.
+        muon_weight_dimension_numbers: which axes are rows ("reduction", a layer's inputs) and columns ("output"). A
+            tree of `optax.contrib.MuonDimensionNumbers` with the structure of params or a prefix of it, or a function
+            that makes one from params; None in it marks params for Adam. The remaining axes make a batch of matrices.
+            By default each param with two axes is a matrix. (Jordan uses Adam for embeddings and the last layer.)
+        consistent_rms: replaces the factor by sqrt(max(rows, columns)) consistent_rms. 0.2 gives steps about as large
+            as AdamW's (Liu et al. 2025, arXiv:2502.16982; PyTorch's "match_rms_adamw").
+        bias_correction: False for m_hat = beta m + (1 - beta) g, or m without nesterov, as in Jordan's code and
+            PyTorch. It changes the fraction of g in early steps. Adam's correction stays.
 
-    Memory: m, and v for the params that are no matrices.
+    Memory: m, and v for the params that are not matrices.
 
-    Twin: `optax.contrib.muon`, equal bit for bit in float32; see the tests for the rest.
+    Twin: `optax.contrib.muon`, equal bit for bit in float32; the tests give the bounds for other dtypes.
 
     Raises:
-        TypeError, ValueError: a learning rate is no number or schedule; it, an eps or a lambda are negative; a beta
-            is not in [0, 1); ns_coeffs are no triples or an unknown name; ns_steps is no positive int;
+        TypeError, ValueError: a learning rate is neither a number nor a schedule; it, an eps or a lambda is negative;
+            a beta is not in [0, 1); ns_coeffs are not triples or an unknown name; ns_steps is not a positive int;
             preconditioning is unknown; the dimension numbers do not fit a param; `update` is called without params
-            where weights decay.
+            while weights decay.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 
@@ -126,8 +126,8 @@ def muon(
         True
     """
     adam_learning_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    check_rate("muon", learning_rate)
-    check_rate("muon", adam_learning_rate)
+    check_learning_rate("muon", learning_rate)
+    check_learning_rate("muon", adam_learning_rate)
     if not isinstance(ns_steps, jax.Array):
         check.is_positive("muon", "ns_steps", ns_steps)
     check.between("muon", "beta", beta, 0, 1)
@@ -139,11 +139,11 @@ def muon(
     check.between("muon", "adam_weight_decay", adam_weight_decay, 0)
     if preconditioning not in PRECONDITIONINGS:
         raise ValueError(f"muon: preconditioning={preconditioning!r}, wanted one of {PRECONDITIONINGS}")
-    triples = triples_of(ns_coeffs)
+    triples = coefficient_triples(ns_coeffs)
     steps = ns_steps if len(triples) == 1 else len(triples)
 
     def init(params: optax.Params) -> MuonState:
-        dims = dimensions(params, muon_weight_dimension_numbers)
+        dims = dimension_numbers(params, muon_weight_dimension_numbers)
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)
         v = jax.tree.map(lambda p, d: jnp.zeros_like(p) if d is None else None, params, dims)
         return MuonState(step=jnp.zeros([], jnp.int32), m=m, v=v)
@@ -151,7 +151,7 @@ def muon(
     def update(
         grads: optax.Updates, state: MuonState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, MuonState]:
-        dims = dimensions(grads, muon_weight_dimension_numbers)
+        dims = dimension_numbers(grads, muon_weight_dimension_numbers)
         is_matrix = jax.tree.map(lambda g, d: d is not None, grads, dims)
         alpha = {True: at_step(learning_rate, state.step), False: at_step(adam_learning_rate, state.step)}
         t = optax.safe_increment(state.step)
@@ -169,7 +169,7 @@ def muon(
             g_hat = jax.tree.map(lambda g, k: g / bias[k].astype(g.dtype), grads, is_matrix)
             m_hat = jax.tree.map(lambda m, g, k: b1[k] * m + (1 - b1[k]) * g, m_hat, g_hat, is_matrix)
 
-        # Adam's part: v is None where there is a matrix.
+        # Adam's part: v is None for matrices.
         v = jax.tree.map(
             lambda g, v: None if v is None else (1 - adam_b2) * abs_sq(g) + adam_b2 * v, grads, state.v
         )
@@ -190,71 +190,21 @@ def muon(
 
         x = jax.tree.map(direction, m_hat, v, dims)
         no_matrix = jax.tree.map(lambda k: not k, is_matrix)
-        x = add_weight_decay("muon", x, params, weight_decay, both(is_matrix, weight_decay_mask, params))
+        x = add_weight_decay("muon", x, params, weight_decay, and_mask(is_matrix, weight_decay_mask, params))
         x = add_weight_decay("muon", x, params, adam_weight_decay, no_matrix)
         updates = jax.tree.map(lambda x, k: times(-alpha[k], x), x, is_matrix)
-        return like(updates, grads), MuonState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), MuonState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def newton_schulz(
-    m: jax.Array,
-    triples: tuple[Coefficients, ...],
-    steps: chex.Numeric,
-    preconditioning: str,
-    eps: chex.Numeric,
-) -> jax.Array:
-    """About U V^T of a matrix m = U S V^T: steps with the triples (a, b, c), the last of which is repeated."""
-    if m.shape[0] > m.shape[1]:  # x x^T is smaller this way round
-        return newton_schulz(m.T, triples, steps, preconditioning, eps).T
-
-    def step(x: jax.Array, gram: jax.Array, triple: Coefficients) -> jax.Array:
-        a, b, c = (jnp.asarray(number, x.dtype) for number in triple)
-        return a * x + (b * gram + c * gram @ gram) @ x
-
-    x = m
-    if preconditioning == "frobenius":
-        x = x / (jnp.linalg.norm(x, ord="fro") + eps)
-    if preconditioning == "spectral":
-        x = x / (jnp.linalg.norm(x, ord=2) + eps)
-    gram = x @ x.T.conj()
-    if preconditioning == "aol":
-        scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.abs(gram), axis=1, keepdims=True), 1e-8))
-        x, gram = x * scale, gram * scale * scale.T
-    if preconditioning == "schatten":
-        scale = jax.lax.rsqrt(jnp.maximum(jnp.linalg.norm(gram, ord="fro", keepdims=True), 1e-8))
-        x, gram = x * scale, gram * scale**2
-
-    x = step(x, gram, triples[0])
-    for triple in triples[1:]:
-        x = step(x, x @ x.T.conj(), triple)
-    return jax.lax.fori_loop(
-        len(triples), steps, lambda _, x: step(x, x @ x.T.conj(), triples[-1]), x, unroll=True
-    )
-
-
-def triples_of(ns_coeffs: Any) -> tuple[Coefficients, ...]:
-    """The coefficients (a, b, c) of Newton-Schulz steps, one triple or more, or raises."""
-    if isinstance(ns_coeffs, str):
-        if ns_coeffs not in PRESETS:
-            raise ValueError(f"muon: ns_coeffs={ns_coeffs!r}, wanted one of {tuple(PRESETS)} or triples")
-        ns_coeffs = PRESETS[ns_coeffs]
-    shape = jnp.asarray(ns_coeffs).shape
-    if len(shape) not in (1, 2) or shape[-1] != 3 or shape[0] == 0:
-        raise ValueError(
-            f"muon: ns_coeffs has shape {shape}, wanted (3,), or (steps, 3) with one triple a step"
-        )
-    return (ns_coeffs,) if len(shape) == 1 else tuple(ns_coeffs)
-
-
-def dimensions(params: optax.Params, given: Any | Callable[[optax.Params], Any] | None) -> Any:
-    """A tree like params: the dimension numbers of each matrix, None for what is none."""
+def dimension_numbers(params: optax.Params, given: Any | Callable[[optax.Params], Any] | None) -> Any:
+    """A tree like params: the dimension numbers of each matrix; None for params that are not matrices."""
     if given is None:
         return jax.tree.map(lambda p: MuonDimensionNumbers() if p.ndim == 2 else None, params)
     given = given(params) if callable(given) else given
     return jax.tree.map(
-        lambda d, branch: jax.tree.map(lambda _: d, branch),  # one may stand for a whole branch
+        lambda d, branch: jax.tree.map(lambda _: d, branch),  # one entry can stand for a whole branch
         given,
         params,
         is_leaf=lambda d: d is None or isinstance(d, MuonDimensionNumbers),
@@ -262,14 +212,14 @@ def dimensions(params: optax.Params, given: Any | Callable[[optax.Params], Any] 
 
 
 def as_matrices(x: jax.Array, d: MuonDimensionNumbers) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """x as (batch, rows, columns), and the way back."""
+    """x as (batch, rows, columns), and the function back to the shape of x."""
 
     def axes(numbers: Any) -> tuple[int, ...]:
         return tuple(n % x.ndim for n in ((numbers,) if isinstance(numbers, int) else numbers))
 
     if x.ndim < 2:
         raise ValueError(
-            f"muon: a matrix needs two axes, param {check.describe(x)} has not; its entry should be None"
+            f"muon: param is {check.describe(x)}, wanted a matrix, with two axes; set its dimension numbers to None"
         )
     rows, columns = axes(d.reduction_axis), axes(d.output_axis)
     if set(rows) & set(columns):
@@ -284,8 +234,8 @@ def as_matrices(x: jax.Array, d: MuonDimensionNumbers) -> tuple[jax.Array, Calla
     return turned.reshape(shape), lambda matrices: jnp.transpose(matrices.reshape(turned.shape), back)
 
 
-def both(is_matrix: Any, mask: Any, params: optax.Params | None) -> Any:
-    """True where there is a matrix and the mask, as in `adamw`, is True."""
+def and_mask(is_matrix: Any, mask: Any, params: optax.Params | None) -> Any:
+    """True where a param is a matrix and the mask, as in `adamw`, is True."""
     if mask is None or params is None:
         return is_matrix
     chosen = mask(params) if callable(mask) else mask

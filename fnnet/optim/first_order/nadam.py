@@ -1,4 +1,4 @@
-"""Nadam: Adam with Nesterov's momentum (Dozat 2016)."""
+"""Nadam: Adam with Nesterov momentum (Dozat 2016)."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 
 
 class NadamState(NamedTuple):
-    """What Nadam remembers."""
+    """The state of Nadam."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -32,36 +39,36 @@ def nadam(
     schedule_in_mean: bool = False,
     eps_before_correction: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Nadam: the mean of the next step, one step ahead.
+    """Nadam: Adam with m_hat looking one step ahead.
 
         m <- b1 m + (1 - b1) g          m_hat = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
         theta <- theta - alpha m_hat / (sqrt(v_hat + eps_root) + eps)
 
-    With a momentum_decay psi, m_hat has a momentum that grows from about b1 / 2 to b1:
+    With a momentum_decay psi, the momentum in m_hat grows from about b1 / 2 to b1:
 
         mu_t = b1 (1 - 0.5 * 0.96^(t psi))
         m_hat = mu_(t+1) m / (1 - mu_1 ... mu_(t+1)) + (1 - mu_t) g / (1 - mu_1 ... mu_t)
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1). (Dozat's v_hat has a further factor b2, which nobody
-            keeps.)
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1). (Dozat's v_hat has another factor b2, which no
+            implementation uses.)
         eps: keeps the quotient finite.
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        mu_dtype: dtype in which m is kept; the params' unless given.
-        momentum_decay: psi. None for the constant b1, as in optax; 0.004 is Dozat's, PyTorch's and that of
-            Keras 2, 1 that of Keras 3.
-        schedule_in_mean: with a psi, True for m <- mu_t m + (1 - mu_t) g, Dozat's; False as above, PyTorch's
-            and Keras's, who keep b1 there.
-        eps_before_correction: eps is added to sqrt(v) before the correction, as `adam` says.
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        mu_dtype: dtype of m; the params' dtype by default.
+        momentum_decay: psi. None for a constant b1, as in optax. Dozat, PyTorch and Keras 2 use 0.004; Keras 3 uses
+            1.
+        schedule_in_mean: with a psi, True for m <- mu_t m + (1 - mu_t) g, as in Dozat. False as above, as in PyTorch
+            and Keras, which keep b1 there.
+        eps_before_correction: True adds eps to sqrt(v) before the bias correction, see `adam`.
 
-    Twin: `optax.nadam`, equal bit for bit; with momentum_decay=0.004, PyTorch's is the same rule.
+    Twin: `optax.nadam`, equal bit for bit. PyTorch uses the rule with momentum_decay=0.004.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, an eps or psi are negative; b1
-            or b2 are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, an eps or psi is negative; b1
+            or b2 is not in [0, 1).
 
     Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", algorithm 2.
 
@@ -72,7 +79,7 @@ def nadam(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1474', '0.1474']
     """
-    check_rate("nadam", learning_rate)
+    check_learning_rate("nadam", learning_rate)
     check.between("nadam", "b1", b1, 0, 1)
     check.between("nadam", "b2", b2, 0, 1)
     check.between("nadam", "eps", eps, 0)
@@ -106,7 +113,7 @@ def nadam(
         m_hat = jax.tree.map(lambda m, g: mu_next * m + (1 - mu) * g, m_next, g_hat)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
-        state = NadamState(t, like(m, state.m), like(v, state.v), like(product, state.product))
-        return like(updates, grads), state
+        state = NadamState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(product, state.product))
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,12 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class NadamwState(NamedTuple):
-    """What NadamW remembers."""
+    """The state of NadamW."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -37,7 +44,7 @@ def nadamw(
     eps_before_correction: bool = False,
     rate_in_decay: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """NadamW: `nadam`'s step beside `adamw`'s decay.
+    """NadamW: the step of `nadam` with the weight decay of `adamw`.
 
         m <- b1 m + (1 - b1) g          m_hat = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
@@ -45,28 +52,27 @@ def nadamw(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1).
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        mu_dtype: dtype in which m is kept; the params' unless given.
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        mu_dtype: dtype of m; the params' dtype by default.
         weight_decay: lambda, a number or a schedule of the step.
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays;
-            all unless given.
-        momentum_decay: psi of the momentum's schedule in `nadam`; None for a constant b1. PyTorch's NAdam
-            with decoupled_weight_decay=True has 0.004.
-        schedule_in_mean: with a psi, True for Dozat's m, as in `nadam`.
-        eps_before_correction: eps is added to sqrt(v) before the correction, as `adam` says.
-        rate_in_decay: False for a decay that is not multiplied by alpha, as in `adamw`.
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param decays. All do by default.
+        momentum_decay: psi, see `nadam`; None for a constant b1. PyTorch's NAdam with decoupled_weight_decay=True
+            uses 0.004.
+        schedule_in_mean: with a psi, True for Dozat's m, see `nadam`.
+        eps_before_correction: True adds eps to sqrt(v) before the bias correction, see `adam`.
+        rate_in_decay: False for a decay that is not multiplied by alpha, see `adamw`.
 
     Twin: `optax.nadamw`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, an eps, lambda or psi are
-            negative; b1 or b2 are not in [0, 1); `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, an eps, lambda or psi is
+            negative; b1 or b2 is not in [0, 1); `update` is called without params.
 
-    Source: Dozat 2016, "Incorporating Nesterov momentum into Adam"; Loshchilov & Hutter 2019,
-    arXiv:1711.05101.
+    Source: Dozat 2016, "Incorporating Nesterov momentum into Adam"; Loshchilov & Hutter 2019, arXiv:1711.05101.
 
     Example:
         >>> optimizer = fn.optim.nadamw(0.1, weight_decay=0.01)
@@ -75,7 +81,7 @@ def nadamw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1484', '-0.0010']
     """
-    check_rate("nadamw", learning_rate)
+    check_learning_rate("nadamw", learning_rate)
     check.between("nadamw", "b1", b1, 0, 1)
     check.between("nadamw", "b2", b2, 0, 1)
     check.between("nadamw", "eps", eps, 0)
@@ -116,7 +122,9 @@ def nadamw(
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         if not rate_in_decay:
             updates = add_weight_decay("nadamw", updates, params, -decay, mask)
-        state = NadamwState(t, like(m, state.m), like(v, state.v), like(product, state.product))
-        return like(updates, grads), state
+        state = NadamwState(
+            t, cast_like(m, state.m), cast_like(v, state.v), cast_like(product, state.product)
+        )
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,16 +11,16 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
 
 
 class NesterovState(NamedTuple):
-    """What Nesterov's momentum remembers."""
+    """The state of Nesterov's momentum."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
     v: optax.Params  # velocity, like params
@@ -33,28 +33,29 @@ def nesterov(
     *,
     rate_in_velocity: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradient descent with Nesterov's momentum: the velocity of the next step, one step ahead.
+    """Gradient descent with Nesterov momentum, which uses the velocity one step ahead.
 
         v <- mu v + g
         theta <- theta - alpha (mu v + g)
 
-    theta stands for the point at which Nesterov takes the gradient, theta + mu v in Sutskever's letters: the form
-    of Bengio et al., PyTorch and optax.
+    theta is the point at which Nesterov takes the gradient, theta + mu v in Sutskever's notation. This is the form of
+    Bengio et al., PyTorch and optax.
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
         momentum: mu, in [0, 1).
-        accumulator_dtype: dtype in which v is kept; the params' unless given.
-        rate_in_velocity: v <- mu v - alpha g, theta <- theta + mu v - alpha g, as in Sutskever and Keras: a change
-            of alpha then reaches only the gradients to come. The same while alpha is constant.
+        accumulator_dtype: dtype of v; the params' dtype by default.
+        rate_in_velocity: v <- mu v - alpha g, theta <- theta + mu v - alpha g, as in Sutskever and Keras: a change of
+            alpha then affects only later gradients. With a constant alpha the two are the same.
 
     Twin: `optax.sgd(learning_rate, momentum, nesterov=True)`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative; mu is not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or is negative; mu is not in [0,
+            1).
 
-    Source: Nesterov 1983; Sutskever et al. 2013, "On the importance of initialization and momentum in deep
-    learning"; in this form Bengio, Boulanger-Lewandowski & Pascanu 2012, arXiv:1212.0901.
+    Source: Nesterov 1983; Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning";
+    in this form Bengio, Boulanger-Lewandowski & Pascanu 2012, arXiv:1212.0901.
 
     Example:
         >>> optimizer = fn.optim.nesterov(0.1, 0.9)
@@ -63,12 +64,12 @@ def nesterov(
         >>> updates
         Array([-0.19], dtype=float32)
     """
-    check_rate("nesterov", learning_rate)
+    check_learning_rate("nesterov", learning_rate)
     check.between("nesterov", "momentum", momentum, 0, 1)
 
     def init(params: optax.Params) -> NesterovState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
-        return NesterovState(step=first_step(learning_rate), v=v)
+        return NesterovState(step=init_step(learning_rate), v=v)
 
     def update(
         grads: optax.Updates, state: NesterovState, params: optax.Params | None = None, **extra: Any
@@ -80,6 +81,6 @@ def nesterov(
         else:
             v = jax.tree.map(lambda v, g: g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v, g: times(-alpha, g + momentum * v), v, grads)
-        return like(updates, grads), NesterovState(next_step(state.step), like(v, state.v))
+        return cast_like(updates, grads), NesterovState(next_step(state.step), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""Prodigy: Adam that estimates its own rate (Mishchenko & Defazio 2024, arXiv:2306.06101)."""
+"""Prodigy: Adam that estimates its learning rate (Mishchenko & Defazio 2024, arXiv:2306.06101)."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, copies, like, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    copy_tree,
+    zeros_like,
+)
 
 
 class ProdigyState(NamedTuple):
-    """What Prodigy remembers."""
+    """The state of Prodigy."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of d g, like params
@@ -38,7 +45,7 @@ def prodigy(
     growth_rate: chex.Numeric | None = None,
     next_d_in_eps: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Prodigy, in its form with Adam.
+    """Prodigy, in its form for Adam.
 
         gamma = alpha d sqrt(1 - b2^t) / (1 - b1^t)
         m <- b1 m + (1 - b1) d g
@@ -50,29 +57,31 @@ def prodigy(
         d <- d'
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step: a factor of the estimate, so 1 or a schedule from
-            1 to 0.
-        betas: (b1, b2), shares of the old m and v that are kept, in [0, 1).
-        beta3: b3, share of the old r and s that is kept, in [0, 1); sqrt(b2) unless given.
+        learning_rate: alpha, a number or a schedule of the step. It multiplies the estimate, so use 1 or a schedule
+            from 1 to 0.
+        betas: (b1, b2), fractions of the old m and v that are kept, in [0, 1).
+        beta3: b3, fraction of the old r and s that is kept, in [0, 1); sqrt(b2) by default.
         eps: keeps the quotient finite.
-        estim_lr0: d_0, the first estimate, too small rather than too large. (Params of size 1 in float32 do not move by
-            a step below 6e-8: then raise it.)
+        estim_lr0: d_0, the first estimate. Choose it too small rather than too large. (But float32 params of size 1
+            do not move by steps below 6e-8.)
         estim_lr_coef: c, a factor of the estimates.
         weight_decay: lambda, multiplied by gamma, as in AdamW.
-        safeguard_warmup: s <- b3 s + (d / d_0) d g, so that small first rates do not make the estimate large.
-        bias_correction: False for gamma = alpha d, the paper's and the default of the authors' package.
-        growth_rate: d grows by this factor a step at most once it has left d_0, as in the authors' package; no bound
-            unless given.
-        next_d_in_eps: True for d' eps, as in optax and the authors' package; False for d eps, the paper's.
+        safeguard_warmup: True for s <- b3 s + (d / d_0) d g, so that small rates in a warm-up do not make the
+            estimate too large.
+        bias_correction: False for gamma = alpha d, as in the paper, and by default in the authors' package.
+        growth_rate: upper bound of the factor by which d grows in a step once it has left d_0, as in the authors'
+            package; no bound by default.
+        next_d_in_eps: True for d' eps, as in optax and the authors' package; False for d eps, as in the paper.
 
-    Where all gradients, or all rates, so far were 0, r / |s| is 0 / 0: d stays, as in the authors' package. (In optax
-    0.2.8 d and with it the params become NaN, with a schedule that starts at 0 in the first step.)
+    If all gradients or all rates so far were 0, r / |s| is 0 / 0, and d stays the same, as in the authors' package.
+    (In optax 0.2.8, d and the params become NaN; with a schedule that starts at 0, in the first step.)
 
     Twin: `optax.contrib.prodigy`, equal bit for bit wherever that is finite.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps, c or lambda are negative; a share is
-            not in [0, 1); d_0 is not above 0; the growth rate is below 1; `update` is called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps, c or lambda is negative;
+            b1, b2 or b3 is not in [0, 1); d_0 is not above 0; the growth rate is below 1; `update` is called without
+            params.
 
     Source: Mishchenko & Defazio 2024, arXiv:2306.06101, algorithm 4.
 
@@ -85,7 +94,7 @@ def prodigy(
     """
     b1, b2 = betas
     b3 = b2**0.5 if beta3 is None else beta3
-    check_rate("prodigy", learning_rate)
+    check_learning_rate("prodigy", learning_rate)
     check.between("prodigy", "betas[0]", b1, 0, 1)
     check.between("prodigy", "betas[1]", b2, 0, 1)
     check.between("prodigy", "beta3", beta3, 0, 1)
@@ -101,10 +110,10 @@ def prodigy(
         dtype = optax.tree.dtype(params, "lowest")
         return ProdigyState(
             step=jnp.zeros([], jnp.int32),
-            m=zeros(params),
-            v=zeros(params),
-            s=zeros(params),
-            theta_0=copies(params),
+            m=zeros_like(params),
+            v=zeros_like(params),
+            s=zeros_like(params),
+            theta_0=copy_tree(params),
             r=jnp.zeros([], dtype),
             d=jnp.full([], estim_lr0, dtype),
             d_max=None if growth_rate is None else jnp.full([], estim_lr0, dtype),
@@ -124,7 +133,7 @@ def prodigy(
         m = jax.tree.map(lambda m, dg: b1 * m + (1 - b1) * dg, state.m, d_g)
         v = jax.tree.map(lambda v, dg: b2 * v + (1 - b2) * dg * dg, state.v, d_g)
 
-        # Divided by d_0, which cancels: d^2 is too small a number for float32 at first.
+        # Divided by d_0, which cancels out: d^2 is at first too small for float32.
         factor = d if safeguard_warmup else gamma
         s = jax.tree.map(lambda s, dg: b3 * s + factor * dg / estim_lr0, state.s, d_g)
         way = jax.tree.map(lambda g, p0, p: inner(g, p0 - p), grads, state.theta_0, params)
@@ -140,11 +149,11 @@ def prodigy(
             lambda m, v, p: -weight_decay * gamma * p - gamma * m / (jnp.sqrt(v) + d_eps), m, v, params
         )
         new = ProdigyState(t, m, v, s, state.theta_0, r, d_next, d_max)
-        return like(updates, grads), like(new, state)
+        return cast_like(updates, grads), cast_like(new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def inner(a: jax.Array, b: jax.Array) -> jax.Array:
-    """<a, b> of two arrays, with all digits on every device."""
+    """<a, b> of two arrays, in full precision on every device."""
     return jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST)

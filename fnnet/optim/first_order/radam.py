@@ -1,4 +1,4 @@
-"""RAdam: Adam without its first steps' luck (Liu et al. 2020, arXiv:1908.03265)."""
+"""RAdam: Adam with rectified early steps (Liu et al. 2020, arXiv:1908.03265)."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times, zeros
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
 
 
 class RadamState(NamedTuple):
-    """What RAdam remembers."""
+    """The state of RAdam."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
@@ -36,31 +44,32 @@ def radam(
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
         rho_inf = 2 / (1 - b2) - 1      rho = rho_inf - 2 t b2^t / (1 - b2^t)
         r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
-        theta <- theta - alpha m_hat                                            rho < threshold
-        theta <- theta - alpha r m_hat / (sqrt(v_hat + eps_root) + eps)         else
+        theta <- theta - alpha m_hat                                            if rho < threshold
+        theta <- theta - alpha r m_hat / (sqrt(v_hat + eps_root) + eps)         otherwise
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. It serves both branches, though the first
-            one's steps have the gradient's size.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v that is kept, in [0, 1). Up to 0.6 rho_inf is at most 4: momentum for ever.
-        eps: keeps the quotient finite. The paper has none.
-        eps_root: the same inside the root, for derivatives through the update where v is 0.
-        threshold: number of gradients that v must stand for, above 4. 5 is the authors' code's and PyTorch's:
-            with b2 = 0.999, the first 5 steps are momentum. The paper's is 4, with which 4 are.
-        nesterov: m_hat as in `nadam`.
-        eps_before_correction: eps is added to sqrt(v) before the correction, as `adam` says: PyTorch's and
-            the authors' code's.
+        learning_rate: alpha, a number or a schedule of the step. It applies to both branches, although steps in the
+            first scale with the gradient.
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v that is kept, in [0, 1). If b2 is at most 0.6, rho_inf is at most 4, and all steps
+            are momentum.
+        eps: keeps the quotient finite. The paper has no eps.
+        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        threshold: least rho for the second branch, 4 or more. The authors' code and PyTorch use 5: with b2 = 0.999,
+            the first 5 steps are momentum. The paper uses 4, which makes it 4 steps.
+        nesterov: True for m_hat as in `nadam`.
+        eps_before_correction: True adds eps to sqrt(v) before the bias correction, see `adam`, as in PyTorch and the
+            authors' code.
 
-    Twin: `optax.radam`, equal bit for bit; but a derivative through the first steps is a number here, and NaN
-    there. PyTorch's is the same rule with eps_before_correction=True.
+    Twin: `optax.radam`, equal bit for bit. But a derivative through the first steps is finite here, and NaN in optax.
+    PyTorch uses the rule with eps_before_correction=True.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it or an eps are negative; b1 or b2
-            are not in [0, 1); the threshold is below 4, where r is no number.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it or an eps is negative; b1 or
+            b2 is not in [0, 1); the threshold is below 4, where r would be undefined.
 
-    Source: Liu et al. 2020, "On the variance of the adaptive learning rate and beyond", arXiv:1908.03265,
-    algorithm 2.
+    Source: Liu et al. 2020, "On the variance of the adaptive learning rate and beyond", arXiv:1908.03265, algorithm
+    2.
 
     Example:
         >>> optimizer = fn.optim.radam(0.1)
@@ -69,7 +78,7 @@ def radam(
         >>> [f"{u:.4f}" for u in updates]
         ['-10.0000', '0.0100']
     """
-    check_rate("radam", learning_rate)
+    check_learning_rate("radam", learning_rate)
     check.between("radam", "b1", b1, 0, 1)
     check.between("radam", "b2", b2, 0, 1)
     check.between("radam", "eps", eps, 0)
@@ -77,7 +86,7 @@ def radam(
     check.between("radam", "threshold", threshold, 4)
 
     def init(params: optax.Params) -> RadamState:
-        return RadamState(step=jnp.zeros([], jnp.int32), m=zeros(params), v=zeros(params))
+        return RadamState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), v=zeros_like(params))
 
     def update(
         grads: optax.Updates, state: RadamState, params: optax.Params | None = None, **extra: Any
@@ -90,7 +99,7 @@ def radam(
         rho = rho_inf - 2 * t * b2**t / bias2
         r_sq = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
         rectify = rho >= threshold
-        r = jnp.sqrt(jnp.where(rectify, r_sq, 1))  # the root of a number below 0 makes a run's derivative NaN
+        r = jnp.sqrt(jnp.where(rectify, r_sq, 1))  # no root of a negative number, whose derivative is NaN
 
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
@@ -108,6 +117,6 @@ def radam(
             return jnp.where(rectify, adaptive, m)
 
         updates = jax.tree.map(lambda m, v: times(-alpha, x(m, v)), m_hat, v_hat)
-        return like(updates, grads), RadamState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), RadamState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

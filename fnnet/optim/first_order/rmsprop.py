@@ -1,4 +1,4 @@
-"""RMSProp: gradients divided by their running size (Tieleman & Hinton 2012)."""
+"""RMSProp: gradients divided by their root mean square (Tieleman & Hinton 2012)."""
 
 from typing import Any, NamedTuple
 
@@ -12,16 +12,16 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
     at_step,
-    check_rate,
-    first_step,
-    like,
+    cast_like,
+    check_learning_rate,
+    init_step,
     next_step,
     times,
 )
 
 
 class RmspropState(NamedTuple):
-    """What RMSProp remembers. A field that the variant does not use is None."""
+    """The state of RMSProp. A field that the variant does not use is None."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule or bias_correction
     s: optax.Params  # mean of the squared gradient, like params
@@ -44,31 +44,32 @@ def rmsprop(
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp: plain, centered, with momentum.
 
-        s <- rho s + (1 - rho) g^2                              s = initial_scale at first
-        m <- rho m + (1 - rho) g                                centered, else m = 0
+        s <- rho s + (1 - rho) g^2                              s = initial_scale at the start
+        m <- rho m + (1 - rho) g                                if centered, otherwise m = 0
         x <- alpha g / sqrt(s - m^2 + eps)
         theta <- theta - x                                      plain
         v <- mu v + x,  theta <- theta - v                      with momentum
-        v <- mu v + x,  theta <- theta - (mu v + x)             with Nesterov's momentum
+        v <- mu v + x,  theta <- theta - (mu v + x)             with Nesterov momentum
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        decay: rho, share of the old means that is kept, in [0, 1). (PyTorch's alpha is 0.99.)
+        decay: rho, fraction of the old means that is kept, in [0, 1). (PyTorch calls it alpha and uses 0.99.)
         eps: keeps the quotient finite.
-        initial_scale: s at first; TensorFlow's is 1.
-        eps_in_sqrt: True as above, Hinton's and TensorFlow's; False for g / (sqrt(s - m^2) + eps), PyTorch's.
-        centered: divide by the standard deviation, as in Graves.
-        momentum: mu, in [0, 1); None for no velocity.
-        nesterov: with a momentum, Nesterov's.
-        bias_correction: s and m divided by 1 - rho^t, as in Adam.
-        rate_in_velocity: True as above, TensorFlow's: v holds steps. False for v <- mu v + x / alpha,
-            theta <- theta - alpha v, PyTorch's: a change of alpha then reaches the whole of v.
+        initial_scale: s at the start. TensorFlow uses 1.
+        eps_in_sqrt: True as above, as in Hinton's lecture and TensorFlow; False for g / (sqrt(s - m^2) + eps), as in
+            PyTorch.
+        centered: True to divide by the standard deviation, as in Graves.
+        momentum: mu, in [0, 1); None for no momentum.
+        nesterov: True for Nesterov momentum.
+        bias_correction: True to divide s and m by 1 - rho^t, as in Adam.
+        rate_in_velocity: True as above and in TensorFlow: v holds steps. False for v <- mu v + x / alpha, theta <-
+            theta - alpha v, as in PyTorch: a change of alpha then affects all of v.
 
     Twin: `optax.rmsprop`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or the first s are negative; rho or
-            mu are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or the initial s is
+            negative; rho or mu is not in [0, 1).
 
     Source: Tieleman & Hinton 2012, "Lecture 6.5: RMSProp"; centered: Graves 2013, arXiv:1308.0850, eq. 38-45.
 
@@ -79,7 +80,7 @@ def rmsprop(
         >>> updates
         Array([-0.1,  0.1], dtype=float32)
     """
-    check_rate("rmsprop", learning_rate)
+    check_learning_rate("rmsprop", learning_rate)
     check.between("rmsprop", "decay", decay, 0, 1)
     check.between("rmsprop", "eps", eps, 0)
     check.between("rmsprop", "initial_scale", initial_scale, 0)
@@ -88,7 +89,7 @@ def rmsprop(
 
     def init(params: optax.Params) -> RmspropState:
         return RmspropState(
-            step=jnp.zeros([], jnp.int32) if bias_correction else first_step(learning_rate),
+            step=jnp.zeros([], jnp.int32) if bias_correction else init_step(learning_rate),
             s=jax.tree.map(lambda p: jnp.full_like(p, initial_scale), params),
             m=jax.tree.map(jnp.zeros_like, params) if centered else None,
             v=jax.tree.map(jnp.zeros_like, params) if momentum is not None else None,
@@ -121,7 +122,7 @@ def rmsprop(
             updates = jax.tree.map(lambda v, x: x + momentum * v, v, updates) if nesterov else v
             if not rate_in_velocity:
                 updates = jax.tree.map(lambda v: times(-alpha, v), updates)
-        state = RmspropState(t, like(s, state.s), like(m, state.m), like(v, state.v))
-        return like(updates, grads), state
+        state = RmspropState(t, cast_like(s, state.s), cast_like(m, state.m), cast_like(v, state.v))
+        return cast_like(updates, grads), state
 
     return optax.GradientTransformationExtraArgs(init, update)

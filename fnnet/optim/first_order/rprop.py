@@ -1,4 +1,4 @@
-"""Rprop: steps from the gradient's sign alone (Riedmiller & Braun 1993)."""
+"""Rprop: steps from the sign of the gradient alone (Riedmiller & Braun 1993)."""
 
 from typing import Any, NamedTuple
 
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import check_rate, like
+from fnnet.optim.hyperparameters import cast_like, check_learning_rate
 
 
 class RpropState(NamedTuple):
-    """What Rprop remembers."""
+    """The state of Rprop."""
 
     size: optax.Params  # step sizes, like params
-    last: optax.Params  # the last step, before its minus sign; 0 after a change of sign, like params
+    last: optax.Params  # the last step without its minus sign, like params; 0 after a change of sign
 
 
 def rprop(
@@ -28,37 +28,36 @@ def rprop(
     backtrack: bool = False,
     one_step_late: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Rprop, for gradients of the whole data: noise changes signs.
+    """Rprop, for full-batch gradients: noise would change their signs.
 
         g last > 0      size <- min(eta_plus size, max)         x = size sign(g)        last <- x
         g last < 0      size <- max(eta_minus size, min)        x = 0                   last <- 0
         g last = 0                                              x = size sign(g)        last <- x
-        theta <- theta - x                                      size = learning_rate, last = 0 at first
+        theta <- theta - x                                      size = learning_rate, last = 0 at the start
 
-    Where the sign changes a minimum was leapt over: the parameter waits for a step, then goes on with the
-    smaller size.
+    A change of sign means that the step went past a minimum: the parameter waits for one step, then continues with
+    the smaller size.
 
     Args:
-        learning_rate: the first step size, a number. (The paper's is 0.1; a schedule has nothing to act on.)
-        eta_minus: factor of the size where the sign changes, in [0, 1).
-        eta_plus: factor of the size where it does not, at least 1.
-        min_step_size: the least that a size shrinks to.
-        max_step_size: the most that it grows to.
-        backtrack: where the sign changes, x = -last: the last step is taken back, as in the paper (Rprop+).
-            False is PyTorch's (iRprop-).
-        one_step_late: theta moves by last as it was before the call, and waits two steps where the sign
-            changes and one at first. This is optax 0.2.8, by mistake (its pull request 1725): it computes x,
-            and returns the one before.
+        learning_rate: the first step size, a number. The paper uses 0.1. (A schedule would have no effect later on.)
+        eta_minus: factor of the size when the sign changes, in [0, 1).
+        eta_plus: factor of the size when it does not, at least 1.
+        min_step_size: lower bound of the sizes.
+        max_step_size: upper bound of the sizes.
+        backtrack: True to undo the last step when the sign changes, x = -last, as in the paper (Rprop+). False as in
+            PyTorch (iRprop-).
+        one_step_late: True to move theta by the x of the step before: theta waits one step at the start, and two when
+            a sign changes. optax 0.2.8 does this by mistake (its pull request 1725).
 
-    Twin: `optax.rprop` with one_step_late=True, equal bit for bit; PyTorch's is the rule above.
+    Twin: `optax.rprop` with one_step_late=True, equal bit for bit. PyTorch uses the rule above.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number, or negative; eta_minus is not in [0, 1),
-            eta_plus below 1, a bound of the sizes negative; both backtrack and one_step_late.
+        TypeError, ValueError: the learning rate is not a number, or is negative; eta_minus is not in [0, 1); eta_plus
+            is below 1; a bound of the sizes is negative; backtrack and one_step_late are both True.
 
     Source: Riedmiller & Braun 1993, "A direct adaptive method for faster backpropagation learning: the RPROP
-    algorithm"; the names of its variants: Igel & Hüsken 2003, "Empirical evaluation of the improved Rprop
-    learning algorithms".
+    algorithm"; the names of its variants: Igel & Hüsken 2003, "Empirical evaluation of the improved Rprop learning
+    algorithms".
 
     Example:
         >>> optimizer = fn.optim.rprop(0.1)
@@ -70,7 +69,7 @@ def rprop(
     """
     if callable(learning_rate):
         raise TypeError("rprop: learning_rate is a schedule, wanted a number: the first step size")
-    check_rate("rprop", learning_rate)
+    check_learning_rate("rprop", learning_rate)
     check.between("rprop", "eta_minus", eta_minus, 0, 1)
     check.between("rprop", "eta_plus", eta_plus, 1)
     check.between("rprop", "min_step_size", min_step_size, 0)
@@ -101,6 +100,6 @@ def rprop(
         if backtrack:
             x = jax.tree.map(lambda a, x, last: jnp.where(a < 0, -last, x), agree, x, state.last)
         updates = jax.tree.map(lambda x: -1.0 * x, x)
-        return like(updates, grads), RpropState(like(size, state.size), like(last, state.last))
+        return cast_like(updates, grads), RpropState(cast_like(size, state.size), cast_like(last, state.last))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,11 +7,18 @@ import optax
 
 from fnnet.optim.first_order.momentum import momentum as with_momentum
 from fnnet.optim.first_order.nesterov import nesterov as with_nesterov
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, first_step, next_step, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_learning_rate,
+    init_step,
+    next_step,
+    times,
+)
 
 
 class SgdState(NamedTuple):
-    """What gradient descent remembers."""
+    """The state of gradient descent."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
 
@@ -28,14 +35,14 @@ def sgd(
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.
-        momentum: None for the rule above; a number makes it `momentum(learning_rate, momentum)`.
-        nesterov: with a momentum, makes it `nesterov(learning_rate, momentum)`.
-        accumulator_dtype: dtype of the momentum buffer; the params' unless given.
+        momentum: None for the rule above; a number for `momentum(learning_rate, momentum)`.
+        nesterov: True for `nesterov(learning_rate, momentum)`, if there is a momentum.
+        accumulator_dtype: dtype of the velocity; the params' dtype by default.
 
     Twin: `optax.sgd`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or is negative.
 
     Source: Robbins & Monro 1951, "A stochastic approximation method".
 
@@ -49,10 +56,10 @@ def sgd(
     if momentum is not None:
         rule = with_nesterov if nesterov else with_momentum
         return rule(learning_rate, momentum, accumulator_dtype)
-    check_rate("sgd", learning_rate)
+    check_learning_rate("sgd", learning_rate)
 
     def init(params: optax.Params) -> SgdState:
-        return SgdState(step=first_step(learning_rate))
+        return SgdState(step=init_step(learning_rate))
 
     def update(
         grads: optax.Updates, state: SgdState, params: optax.Params | None = None, **extra: Any

@@ -9,19 +9,26 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.first_order.shampoo import along, gram
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.first_order.shampoo import gram, multiply_along
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
 class SoapState(NamedTuple):
-    """What SOAP remembers. Half precision is kept in float32."""
+    """The state of SOAP, in float32 for params in half precision."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
     v: optax.Params  # mean of its square in the eigenbasis, like params
-    h: Any  # like params, a tuple each: L, R, ... of its axes, (n, n); None for an axis left alone
-    q: Any  # their eigenvectors, as columns; largest eigenvalue first
+    h: Any  # like params, a tuple of L, R, ... for each param, (n, n) for each axis; None for axes left as they are
+    q: Any  # their eigenvectors as columns, largest eigenvalue first
 
 
 def soap(
@@ -45,38 +52,38 @@ def soap(
         theta <- theta - alpha (Q_L x' Q_R^T + lambda theta)
 
         L <- b2 L + (1 - b2) g g^T,  R <- b2 R + (1 - b2) g^T g
-        Q_L <- QR(L Q_L),  Q_R <- QR(R Q_R)                     every few steps
+        Q_L <- QR(L Q_L),  Q_R <- QR(R Q_R)                     every `precondition_every` steps
 
-    A param with k axes has k bases. One step of L Q and a QR decomposition brings Q closer to the eigenvectors;
-    before it, the columns of Q, and v with them, are put in order of q^T L q, largest first.
+    A param with k axes has k bases. Each multiplication L Q followed by a QR decomposition brings Q closer to the
+    eigenvectors. Before it, the columns of Q, and v with them, are sorted by q^T L q, largest first.
 
-    The first update is 0: it makes the first Q, the eigenvectors of g g^T, and t counts from the second one on.
-    Where the batch does not change, g' is then diagonal but for rounding errors, and Adam brings those to the size
-    of the rest unless eps is larger than they are: 1e-3 |g|, say.
+    The first update is 0: it computes the first Q, the eigenvectors of g g^T, and t counts from the second update. If
+    the batch never changes, g' is then diagonal except for rounding errors. Adam would scale those up to the size of
+    the rest, so choose an eps larger than they are, such as 1e-3 |g|.
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. Defaults are those of the authors' code.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: share of the old v, L and R that is kept, in [0, 1).
-        eps: keeps the quotient finite. (The authors' code adds it to sqrt(v), before the correction of the bias.)
-        weight_decay: lambda, a number or a schedule of the step, multiplied by alpha. (The authors' code shrinks the
-            params after the step, not beside it: theta less by a share alpha lambda of the step, too.)
-        mask: which params decay, as in `adamw`; all unless given.
-        precondition_every: steps from one change of the bases to the next; the paper's is 10.
-        max_dim: an axis longer than this is left alone, its Q being I. A param without a Q takes the step of `adamw`.
-        precondition_1d: whether params with one axis, such as biases, have a Q. Numbers have none.
+        learning_rate: alpha, a number or a schedule of the step. All defaults are those of the authors' code.
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: fraction of the old v, L and R that is kept, in [0, 1).
+        eps: keeps the quotient finite. (The authors' code adds it to sqrt(v), before the bias correction.)
+        weight_decay: lambda, a number or a schedule of the step, multiplied by alpha. (The authors' code decays the
+            params after the step, so that the step shrinks by alpha lambda, too.)
+        mask: which params decay, see `adamw`; all by default.
+        precondition_every: number of steps between changes of the bases. The paper uses 10.
+        max_dim: for an axis longer than this, Q is the identity. A param without any Q takes the step of `adamw`.
+        precondition_1d: whether params with one axis, such as biases, have a Q. Numbers never have one.
 
-    Memory: for a matrix m x n, 2 m n + 2 m^2 + 2 n^2 numbers; for others 2 of each.
+    Memory: for a matrix m x n, 2 m n + 2 m^2 + 2 n^2 numbers; for other params twice their size.
 
     Baseline: the equation in NumPy, to 1e-10 in float64.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or lambda are negative; b1 or b2
-            are not in [0, 1); precondition_every or max_dim is no positive int; `update` is called without params
-            where they decay.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or lambda is negative; b1
+            or b2 is not in [0, 1); precondition_every or max_dim is not a positive int; `update` is called without
+            params while they decay.
 
     Source: Vyas et al. 2024, arXiv:2409.11321, algorithms 3 and 4; the first step and the order of the columns: the
-        authors' code.
+    authors' code.
 
     Example:
         >>> optimizer = fn.optim.soap(0.1, weight_decay=0.0)
@@ -86,7 +93,7 @@ def soap(
         >>> [f"{u:.4f}" for u in jnp.diag(updates)]
         ['-0.1000', '0.1000']
     """
-    check_rate("soap", learning_rate)
+    check_learning_rate("soap", learning_rate)
     check.between("soap", "b1", b1, 0, 1)
     check.between("soap", "b2", b2, 0, 1)
     check.between("soap", "eps", eps, 0)
@@ -99,11 +106,11 @@ def soap(
             step=jnp.zeros([], jnp.int32),
             m=jax.tree.map(lambda p: jnp.zeros_like(p, at_least_float32(p)), params),
             v=jax.tree.map(lambda p: jnp.zeros_like(p, at_least_float32(p)), params),
-            h=jax.tree.map(first, params),
-            q=jax.tree.map(first, params),
+            h=jax.tree.map(zero_preconditioners, params),
+            q=jax.tree.map(zero_preconditioners, params),
         )
 
-    def first(p: jax.Array) -> tuple[jax.Array | None, ...]:
+    def zero_preconditioners(p: jax.Array) -> tuple[jax.Array | None, ...]:
         rotated = p.size > 0 and (p.ndim > 1 or precondition_1d)
         return tuple(
             jnp.zeros((n, n), at_least_float32(p)) if rotated and n <= max_dim else None for n in p.shape
@@ -133,12 +140,12 @@ def soap(
             for pair in ((m, state.m), (v, state.v))
         )
 
-        h = like(jax.tree.map(gathered, g, state.h), state.h)
+        h = cast_like(jax.tree.map(update_preconditioners, g, state.h), state.h)
         branch = jnp.where(stepping, jnp.where(state.step % precondition_every == 0, 2, 1), 0)
         q, v = jax.lax.switch(branch, (first_bases, same_bases, next_bases), h, state.q, v)
-        return like(updates, grads), SoapState(optax.safe_increment(state.step), m, v, h, q)
+        return cast_like(updates, grads), SoapState(optax.safe_increment(state.step), m, v, h, q)
 
-    def gathered(g: jax.Array, h: tuple[jax.Array | None, ...]) -> tuple[jax.Array | None, ...]:
+    def update_preconditioners(g: jax.Array, h: tuple[jax.Array | None, ...]) -> tuple[jax.Array | None, ...]:
         return tuple(
             None if old is None else b2 * old + (1 - b2) * gram(g, axis) for axis, old in enumerate(h)
         )
@@ -147,36 +154,36 @@ def soap(
 
 
 def at_least_float32(p: jax.Array) -> Any:
-    """The dtype of what is kept for p."""
+    """The dtype of the state for p."""
     return jnp.promote_types(p.dtype, jnp.float32)
 
 
 def rotate(x: jax.Array, q: tuple[jax.Array | None, ...]) -> jax.Array:
-    """Into the bases q: Q_L^T x Q_R."""
+    """Rotates x into the bases q: Q_L^T x Q_R."""
     for axis, one in enumerate(q):
-        x = x if one is None else along(one.conj().T, x, axis)
+        x = x if one is None else multiply_along(one.conj().T, x, axis)
     return x
 
 
 def rotate_back(x: jax.Array, q: tuple[jax.Array | None, ...]) -> jax.Array:
-    """Out of the bases q: Q_L x Q_R^T."""
+    """Rotates x out of the bases q: Q_L x Q_R^T."""
     for axis, one in enumerate(q):
-        x = x if one is None else along(one, x, axis)
+        x = x if one is None else multiply_along(one, x, axis)
     return x
 
 
 def first_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
-    """The eigenvectors of h, largest eigenvalue first; v is 0 as yet."""
+    """The eigenvectors of h, largest eigenvalue first. v is still 0."""
     return jax.tree.map(lambda h: jnp.linalg.eigh(h)[1][:, ::-1], h), v
 
 
 def same_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
-    """q and v as they are."""
+    """q and v, unchanged."""
     return q, v
 
 
 def next_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
-    """q after one step of orthogonal iteration, its columns and the entries of v in the order of q^T h q."""
+    """q after one step of orthogonal iteration, with its columns and the entries of v sorted by q^T h q."""
     power = jax.tree.map(jnp.matmul, h, q)
     order = jax.tree.map(lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=0).real), q, power)
     q = jax.tree.map(lambda p, order: jnp.linalg.qr(p[:, order])[0], power, order)

@@ -1,4 +1,4 @@
-"""Yogi: Adam whose v changes no faster than the gradient allows (Zaheer et al. 2018)."""
+"""Yogi: Adam with changes of v limited by the size of the gradient (Zaheer et al. 2018)."""
 
 from typing import Any, NamedTuple
 
@@ -8,15 +8,22 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    abs_sq,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+)
 
 
 class YogiState(NamedTuple):
-    """What Yogi remembers."""
+    """The state of Yogi."""
 
     step: jax.Array  # int32[], updates taken
     m: optax.Params  # mean of the gradient, like params
-    v: optax.Params  # size of its square, like params
+    v: optax.Params  # estimate of its mean square, like params
 
 
 def yogi(
@@ -36,26 +43,26 @@ def yogi(
         v <- v - (1 - b2) sign(v - g^2) g^2             v_hat = v / (1 - b2^t)
         theta <- theta - alpha m_hat / (sqrt(v_hat) + eps)
 
-    Adam's v moves towards g^2 by a share of their distance, so that it forgets a large v quickly once the
-    gradients are small. Yogi's moves by a share of g^2, whatever the distance.
+    Adam's v moves towards g^2 by a fraction of their distance, so a large v is forgotten quickly once gradients are
+    small. Yogi's v moves by a fraction of g^2, whatever the distance.
 
     Args:
-        learning_rate: alpha, a number or a schedule of the step. The paper's is 0.01.
-        b1: share of the old m that is kept, in [0, 1).
-        b2: 1 less the share of g^2 by which v changes, in [0, 1).
-        eps: keeps the quotient finite. The paper recommends 1e-3, much more than Adam's.
-        initial_m: m at first. optax fills it like v, by 1e-6, which moves params without a gradient a little;
-            0 is the paper's and TensorFlow Addons'.
-        initial_v: v at first. 1e-6 is TensorFlow Addons', too; the paper's algorithm starts at 0.
-        bias_correction: True as above; False for m_hat = m, v_hat = v, the paper's algorithm.
-        eps_before_correction: eps is added to sqrt(v) before the correction, as `adam` says: TensorFlow
-            Addons'.
+        learning_rate: alpha, a number or a schedule of the step. The paper uses 0.01.
+        b1: fraction of the old m that is kept, in [0, 1).
+        b2: v changes by the fraction 1 - b2 of g^2; in [0, 1).
+        eps: keeps the quotient finite. The paper recommends 1e-3, much more than for Adam.
+        initial_m: m at the start. optax uses 1e-6, as for v, which moves params slightly even without a gradient. The
+            paper and TensorFlow Addons use 0.
+        initial_v: v at the start. TensorFlow Addons use 1e-6, too; the paper's algorithm starts at 0.
+        bias_correction: True as above; False for m_hat = m and v_hat = v, as in the paper's algorithm.
+        eps_before_correction: True adds eps to sqrt(v) before the bias correction, see `adam`, as in TensorFlow
+            Addons.
 
     Twin: `optax.yogi`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule; it, eps or the first v are
-            negative; b1 or b2 are not in [0, 1).
+        TypeError, ValueError: the learning rate is neither a number nor a schedule; it, eps or the initial v is
+            negative; b1 or b2 is not in [0, 1).
 
     Source: Zaheer et al. 2018, "Adaptive methods for nonconvex optimization", algorithm 2.
 
@@ -66,7 +73,7 @@ def yogi(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.0944']
     """
-    check_rate("yogi", learning_rate)
+    check_learning_rate("yogi", learning_rate)
     check.between("yogi", "b1", b1, 0, 1)
     check.between("yogi", "b2", b2, 0, 1)
     check.between("yogi", "eps", eps, 0)
@@ -91,6 +98,6 @@ def yogi(
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             eps_t = eps / jnp.sqrt(bias2) if eps_before_correction else eps
         updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v) + eps_t)), m_hat, v_hat)
-        return like(updates, grads), YogiState(t, like(m, state.m), like(v, state.v))
+        return cast_like(updates, grads), YogiState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

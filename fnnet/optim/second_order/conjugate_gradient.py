@@ -1,4 +1,4 @@
-"""Conjugate gradients for any smooth function (Fletcher & Reeves 1964; Polak & Ribière 1969; Dai & Yuan 1999)."""
+"""Nonlinear conjugate gradients (Fletcher & Reeves 1964; Polak & Ribière 1969; Dai & Yuan 1999)."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like, times, zeros
-from fnnet.optim.second_order.line_search import LineSearch, along, dot, scaled, wolfe
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like, times, zeros_like
+from fnnet.optim.line_search import LineSearch, dot, line_function, scale_direction, wolfe
 
 Beta = Literal["fletcher_reeves", "polak_ribiere", "hestenes_stiefel", "dai_yuan"]
 NEAR_EXACT: LineSearch = partial(wolfe, c2=0.1)
 
 
 class ConjugateGradientState(NamedTuple):
-    """What conjugate gradients remember."""
+    """The state of nonlinear conjugate gradients."""
 
     since: jax.Array  # int32[], steps since the last restart
-    g: optax.Params  # the gradient before, like params
-    d: optax.Params  # the direction before, like params
-    alpha: jax.Array  # float[], the step before
-    slope: jax.Array  # float[], g . d before
+    g: optax.Params  # the last gradient, like params
+    d: optax.Params  # the last direction, like params
+    alpha: jax.Array  # float[], the last step
+    slope: jax.Array  # float[], g . d at the last step
     evaluations: Evaluations  # all so far, the value and the gradient of each step included
 
 
@@ -44,32 +44,32 @@ def conjugate_gradient(
                g.y / d.y                            hestenes_stiefel
                g.g / d.y                            dai_yuan
 
-    Each restart sets beta to 0, so that d = -g: at the first step, where d would not descend, where the last search
-    found no step, and as the arguments say. On a quadratic of n params with exact steps all four are the linear
-    method, which is done after n steps.
+    A restart sets beta to 0, so that d = -g. It happens at the first step, when d would not descend, after a search
+    that found no step, and as the arguments say. On a quadratic in n params with exact steps all four rules are the
+    linear method, which ends after n steps.
 
-    The search first tries alpha_before slope_before / slope, which assumes that f falls as much as it did before;
-    after a restart by a failed search, and at first, min(1, 1 / |g|).
+    The search first tries alpha_before slope_before / slope, which assumes that f falls as much as in the last step.
+    At the start, and after a search that found no step, it first tries min(1, 1 / |g|).
 
     Args:
         beta: one of the four rules.
-        line_search: `wolfe`, `backtracking`, either with other arguments, or any function
-            `(phi, phi(0), phi'(0), first step) -> Search`. Conjugate directions need steps near to exact: the default
-            has c2 = 0.1 (Nocedal & Wright; 0.4 in SciPy).
-        restart_every: restart after this many steps; n, the number of params, is common. None: never.
-        restart_overlap: restart where |g.g_before| is at least this share of g.g (Powell 1977; 0.1 in Nocedal &
-            Wright). None: never, as in SciPy and optimistix.
+        line_search: `wolfe`, `backtracking`, either of them with other arguments, or any function `(phi, phi(0),
+            phi'(0), first step) -> Search`. Conjugate directions need nearly exact steps: the default uses c2 = 0.1,
+            as Nocedal & Wright do. (SciPy: 0.4.)
+        restart_every: number of steps between restarts, often the number of params. None for never.
+        restart_overlap: restart when |g.g_before| is at least this fraction of g.g (Powell 1977; 0.1 in Nocedal &
+            Wright). None for never, as in SciPy and optimistix.
 
-    Update needs `value`, `grad` and `value_fn`, which must be of the same batch; and so should be the batches of
-    successive steps: a beta from gradients of two batches is noise.
+    `update` needs `value`, `grad` and `value_fn`, all from the same batch. Successive steps should use the same
+    batch, too: a beta from gradients of two batches is noise.
 
     Baseline: the rule in NumPy with the same steps, in float64 to rounding; the beta functions of
-    `optimistix.NonlinearCG`, to rounding (those of hestenes_stiefel and dai_yuan have, in optimistix 0.1.0, the sign
-    that fits negative gradients); and the optimum of `scipy.optimize.minimize(method="CG")`.
+    `optimistix.NonlinearCG`, to rounding (in optimistix 0.1.0, those of hestenes_stiefel and dai_yuan expect negative
+    gradients); and the optimum of `scipy.optimize.minimize(method="CG")`.
 
     Raises:
-        TypeError, ValueError: beta is none of the four; restart_every is no positive int; restart_overlap is
-            negative; `update` is called without params, value, grad or value_fn.
+        TypeError, ValueError: beta is not one of the four rules; restart_every is not a positive int; restart_overlap
+            is negative; `update` is called without params, value, grad or value_fn.
 
     Source: Nocedal & Wright 2006, "Numerical Optimization", section 5.2.
 
@@ -95,8 +95,8 @@ def conjugate_gradient(
         dtype = jax.eval_shape(dot, params, params).dtype
         return ConjugateGradientState(
             jnp.zeros([], jnp.int32),
-            zeros(params),
-            zeros(params),
+            zeros_like(params),
+            zeros_like(params),
             jnp.zeros([], dtype),
             jnp.zeros([], dtype),
             no_evaluations(),
@@ -112,7 +112,7 @@ def conjugate_gradient(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, ConjugateGradientState]:
-        needs("conjugate_gradient", params=params, value=value, grad=grad, value_fn=value_fn)
+        require("conjugate_gradient", params=params, value=value, grad=grad, value_fn=value_fn)
         y = jax.tree.map(jnp.subtract, grads, state.g)
         gg, gg_before = dot(grads, grads), dot(state.g, state.g)
         if beta == "fletcher_reeves":
@@ -137,17 +137,17 @@ def conjugate_gradient(
         first = jnp.minimum(1, quotient(1, jnp.sqrt(gg)))
         as_before = quotient(state.alpha * state.slope, slope)
         first = jnp.where((state.since > 0) & (as_before > 0), as_before, first)
-        found = line_search(along(value_fn, params, d), value, slope, first)
+        found = line_search(line_function(value_fn, params, d), value, slope, first)
 
         since = jnp.where(found.step > 0, jnp.where(restart, 1, state.since + 1), 0)
         evaluations = state.evaluations.plus(values=1, gradients=1).plus(*found.evaluations)
         new = ConjugateGradientState(since, grads, d, found.step, slope, evaluations)
-        return scaled(found.step, d), like(new, state)
+        return scale_direction(found.step, d), cast_like(new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def quotient(a: chex.Numeric, b: chex.Numeric) -> jax.Array:
-    """a / b, and 0 where that is not finite."""
+    """a / b, or 0 where that is not finite."""
     q = jnp.asarray(a / jnp.where(b == 0, 1, b))
     return jnp.where((b != 0) & jnp.isfinite(q), q, 0)

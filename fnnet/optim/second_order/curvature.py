@@ -1,4 +1,4 @@
-"""What the second-order methods share: params as one vector, the Gauss-Newton matrix of small networks."""
+"""The Gauss-Newton matrix of small networks, and solving with it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from fnnet import check
 from fnnet.optim.vector import as_vector
 
 
-class Flat(NamedTuple):
+class FlatProblem(NamedTuple):
     """The network and its loss as functions of vectors, in float32 at least."""
 
     theta: jax.Array  # float[p], the params
@@ -20,16 +20,16 @@ class Flat(NamedTuple):
     to_tree: Callable[[jax.Array], optax.Params]  # float[p] -> a tree like params, in its dtypes
 
 
-def float_of(params: optax.Params) -> Any:
-    """The dtype of the params together, float32 at least."""
+def dtype_of(params: optax.Params) -> Any:
+    """The common dtype of the params, float32 at least."""
     return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
 
-def flatten(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any) -> Flat:
-    """The problem in vectors.
+def flatten_problem(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any) -> FlatProblem:
+    """The network and its loss as functions of vectors.
 
     Raises:
-        TypeError: params are complex; the prediction is not one array.
+        TypeError: params are complex; the prediction is not a single array.
     """
     theta, to_tree = as_vector(optimizer, params)
     shape = jax.eval_shape(predict_fn, params)
@@ -42,14 +42,13 @@ def flatten(optimizer: str, params: optax.Params, predict_fn: Any, loss_fn: Any)
     def loss(z: jax.Array) -> jax.Array:
         return loss_fn(z.reshape(shape.shape).astype(shape.dtype)).astype(theta.dtype)
 
-    return Flat(theta, predict, loss, to_tree)
+    return FlatProblem(theta, predict, loss, to_tree)
 
 
-def gauss_newton_matrix(flat: Flat) -> tuple[jax.Array, int]:
-    """G = J^T H J, float[p, p], and how many products its J took, min(n, p).
+def gauss_newton_matrix(flat: FlatProblem) -> tuple[jax.Array, int]:
+    """G = J^T H J, float[p, p], and the number of products that J took, min(n, p).
 
-    H meets J as p products with a vector, and is never built: they cost what p passes through the loss alone
-    cost.
+    H is never built: it is multiplied with the p columns of J, at the cost of p passes through the loss alone.
     """
     z, push = jax.linearize(flat.predict, flat.theta)  # push(v) = J v
     n, p = z.size, flat.theta.size
@@ -63,10 +62,10 @@ def gauss_newton_matrix(flat: Flat) -> tuple[jax.Array, int]:
     return (G + G.T) / 2, min(n, p)
 
 
-def solve(A: jax.Array, b: jax.Array, damping: Any) -> jax.Array:
-    """(A + damping I)^-1 b, A symmetric and positive semidefinite; if singular, the shortest least squares'.
+def solve_damped(A: jax.Array, b: jax.Array, damping: Any) -> jax.Array:
+    """(A + damping I)^-1 b for a positive semidefinite A; if singular, the shortest least-squares solution.
 
-    Eigenvalues of the sum below p eps times the largest are rounding, and count as 0.
+    Eigenvalues of the sum below p eps times the largest are rounding errors and count as 0.
     """
     if b.size == 0:
         return b
@@ -78,5 +77,5 @@ def solve(A: jax.Array, b: jax.Array, damping: Any) -> jax.Array:
 
 
 def finite_or_zero(d: jax.Array) -> jax.Array:
-    """The step d, or no step where one of its entries is not finite."""
+    """The step d, or 0 if one of its entries is not finite."""
     return jnp.where(jnp.all(jnp.isfinite(d)), d, 0)

@@ -1,4 +1,4 @@
-"""Hessian-free optimization: Gauss-Newton by conjugate gradient, no matrix built (Martens 2010)."""
+"""Hessian-free optimization: Gauss-Newton steps by conjugate gradient, without building a matrix (Martens 2010)."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,19 +10,19 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like
-from fnnet.optim.second_order.curvature import finite_or_zero, flatten, float_of
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like
+from fnnet.optim.second_order.curvature import dtype_of, finite_or_zero, flatten_problem
 
-LEAST, MOST = 1e-20, 1e10  # lambda stays between: it must come back from either end
+LEAST, MOST = 1e-20, 1e10  # bounds of lambda, which must be able to return from either
 
 
 class HessianFreeState(NamedTuple):
-    """What Hessian-free optimization remembers."""
+    """The state of Hessian-free optimization."""
 
     lambda_: jax.Array  # float[], damping of the next step
-    x: optax.Params  # the last step that conjugate gradient ended with, like params
-    evaluations: Evaluations  # all so far: products are conjugate gradient's, and one for its start
+    x: optax.Params  # the last iterate of conjugate gradient, like params
+    evaluations: Evaluations  # all so far; products are those of conjugate gradient, and one for its start
 
 
 def hessian_free(
@@ -38,41 +38,40 @@ def hessian_free(
         G v = J^T (H (J v)),  J = dz / dtheta,  H = d^2 loss_fn / dz^2    by jvp, jvp of the gradient, vjp
         phi(x) = x^T (G + lambda I) x / 2 + g^T x        minimized by conjugate gradient from decay x, until
             phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) > k tolerance phi(x_i),   k = max(10, ceil(i / 10)) < i
-        d = x_last, or the one of the x_ceil(1.3^j) before it at which F(theta + d), going back, stops falling
+        d = x_last; with backtracking, go back over the x_ceil(1.3^j) while F(theta + d) falls
         rho = (F(theta + d) - F(theta)) / (g^T d + d^T G d / 2)
         lambda <- 3/2 lambda  if rho < 1/4,   2/3 lambda  if rho > 3/4
         theta <- theta + d                               if F(theta + d) < F(theta)
 
-    Martens adds what is left out here: a preconditioner (it needs the gradient of each example) and a line
-    search along d (a step that does not lower F is dropped, and lambda raised). F is value_fn, with the
-    penalty in it; the penalty's curvature is not in G, and the damping stands in for it.
+    Two parts of Martens' method are left out: a preconditioner, which needs the gradient of each example, and a line
+    search along d. (A step that does not lower F is dropped, and lambda is raised.) F is value_fn and includes the
+    penalty. G does not include the penalty's curvature; the damping stands in for it.
 
-    A product costs about as much as two gradients. The memory is that of a few copies of the params; with
-    backtracking, of log_1.3(max_iterations) more, 21 for 250.
+    A product costs about as much as two gradients. The memory is a few copies of the params, and with backtracking
+    log_1.3(max_iterations) more: 21 for 250.
 
     Args:
-        damping: lambda at first, in the units of the mean loss's curvature. Kept in [1e-20, 1e10].
-        max_iterations: of conjugate gradient in a step.
-        tolerance: least relative progress per iteration; 0 goes on to max_iterations or a residual of 0.
-        decay: the last x is multiplied by it to start from, in [0, 1]. (1: the paper; 0.95: Martens'
-            program.)
-        backtracking: go back over the x_i as above. False: d = x_last, for fewer evaluations of F.
+        damping: lambda at the start, in the units of the mean loss's curvature. It is kept in [1e-20, 1e10].
+        max_iterations: upper bound of the iterations of conjugate gradient per step.
+        tolerance: least relative progress per iteration. 0 continues to max_iterations or a residual of 0.
+        decay: conjugate gradient starts from the last x times this, in [0, 1]. (The paper: 1; Martens' program:
+            0.95.)
+        backtracking: True to go back over the x_i as above; False for d = x_last, with fewer evaluations of F.
 
-    Where the loss after a step is not finite, the step counts as one that raises it: the update is 0.
-    The rho here has the model without lambda, and that of the step taken.
+    If the loss after a step is not finite, the step counts as raising it: the update is 0. rho uses the model without
+    lambda, at the step that is taken.
 
-    Baseline: NumPy, with the dense (G + lambda I)^-1 g where conjugate gradient runs to its end, equal at
-    each step to 1e-9 in float64; and the whole algorithm in NumPy, to 1e-7 (conjugate gradient amplifies
-    rounding); G of both by `jax.jacobian` and `jax.hessian`.
+    Baseline: NumPy, with a dense (G + lambda I)^-1 g when conjugate gradient runs to its end, equal at each step to
+    1e-9 in float64; the whole algorithm in NumPy, to 1e-7 (conjugate gradient amplifies rounding errors); G of both
+    by `jax.jacobian` and `jax.hessian`.
 
     Raises:
-        TypeError: max_iterations is no int; params are complex.
-        ValueError: the damping is not in [1e-20, 1e10); max_iterations is not positive; the tolerance is
-            negative; decay is not in [0, 1]; `update` is not given params, value, value_fn, predict_fn and
-            loss_fn.
+        TypeError: max_iterations is not an int; params are complex.
+        ValueError: the damping is not in [1e-20, 1e10); max_iterations is not positive; the tolerance is negative;
+            decay is not in [0, 1]; `update` is called without params, value, value_fn, predict_fn or loss_fn.
 
-    Source: Martens 2010, "Deep learning via Hessian-free optimization"; decay: Martens & Sutskever 2012,
-    "Training deep and recurrent networks with Hessian-free optimization"; the product: Schraudolph 2002.
+    Source: Martens 2010, "Deep learning via Hessian-free optimization"; decay: Martens & Sutskever 2012, "Training
+    deep and recurrent networks with Hessian-free optimization"; the product: Schraudolph 2002.
 
     Example:
         >>> x, y = jnp.array([[1.0, 2.0], [3.0, 1.0]]), jnp.array([5.0, 5.0])  # weights 1 and 2
@@ -97,7 +96,7 @@ def hessian_free(
     marks = sorted({*back, max_iterations})
 
     def init(params: optax.Params) -> HessianFreeState:
-        lambda_ = jnp.asarray(damping, float_of(params))
+        lambda_ = jnp.asarray(damping, dtype_of(params))
         return HessianFreeState(lambda_, jax.tree.map(jnp.zeros_like, params), no_evaluations())
 
     def update(
@@ -111,8 +110,8 @@ def hessian_free(
         loss_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, HessianFreeState]:
-        needs(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
-        flat = flatten(name, params, predict_fn, loss_fn)
+        require(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
+        flat = flatten_problem(name, params, predict_fn, loss_fn)
         dtype = flat.theta.dtype
         g, x = (ravel_pytree(tree)[0].astype(dtype) for tree in (grads, state.x))
         lambda_ = state.lambda_.astype(dtype)
@@ -121,25 +120,25 @@ def hessian_free(
         _, vjp = jax.vjp(flat.predict, flat.theta)
         _, hessian = jax.linearize(jax.grad(flat.loss), z)
 
-        def damped(v: jax.Array) -> jax.Array:
+        def damped_product(v: jax.Array) -> jax.Array:
             return vjp(hessian(jvp(v)))[0] + lambda_ * v
 
-        cg = _conjugate_gradient(damped, g, decay * x, marks, tolerance)
+        cg = _conjugate_gradient(damped_product, g, decay * x, marks, tolerance)
 
         def loss_after(j: jax.Array) -> jax.Array:
-            trial = value_fn(optax.apply_updates(params, like(flat.to_tree(cg.kept[j]), grads)))
+            trial = value_fn(optax.apply_updates(params, cast_like(flat.to_tree(cg.kept[j]), grads)))
             return jnp.where(jnp.isfinite(trial), trial, jnp.inf).astype(dtype)
 
-        def go_back(now: _Back) -> _Back:
+        def step_back(now: _Backtrack) -> _Backtrack:
             before = loss_after(now.j - 1)
             falls = before <= now.F
             j = jnp.where(falls, now.j - 1, now.j)
-            return _Back(j, jnp.where(falls, before, now.F), ~falls | (j == 0), now.values + 1)
+            return _Backtrack(j, jnp.where(falls, before, now.F), ~falls | (j == 0), now.values + 1)
 
         last = jnp.searchsorted(jnp.array(marks), cg.i)
-        end = _Back(last, loss_after(last), last == 0, jnp.asarray(1, jnp.int32))
+        end = _Backtrack(last, loss_after(last), last == 0, jnp.asarray(1, jnp.int32))
         if backtracking:
-            end = jax.lax.while_loop(lambda now: ~now.done, go_back, end)
+            end = jax.lax.while_loop(lambda now: ~now.done, step_back, end)
 
         d = finite_or_zero(cg.kept[end.j])
         model = cg.phi_kept[end.j] - lambda_ * (d @ d) / 2  # g^T d + d^T G d / 2
@@ -152,41 +151,41 @@ def hessian_free(
             x=flat.to_tree(finite_or_zero(cg.x)),
             evaluations=state.evaluations.plus(1 + end.values, 1, 1 + cg.i),
         )
-        return like(flat.to_tree(d), grads), like(now, state)
+        return cast_like(flat.to_tree(d), grads), cast_like(now, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class _Back(NamedTuple):
-    """The way back over conjugate gradient's iterates."""
+class _Backtrack(NamedTuple):
+    """The state of the backtracking over the iterates of conjugate gradient."""
 
-    j: jax.Array  # int32[], place of the iterate
+    j: jax.Array  # int32[], index of the stored iterate
     F: jax.Array  # float[], the loss there
     done: jax.Array  # bool[]
-    values: jax.Array  # int32[], losses computed
+    values: jax.Array  # int32[], number of losses computed
 
 
 class _Iterate(NamedTuple):
-    """Conjugate gradient's state."""
+    """The state of conjugate gradient."""
 
     i: jax.Array  # int32[], iterations
     x: jax.Array  # float[p]
     r: jax.Array  # float[p], A x + g
     v: jax.Array  # float[p], direction
     phi: jax.Array  # float[max_iterations + 1], x^T A x / 2 + g^T x of each iterate so far
-    kept: jax.Array  # float[places, p], iterates
-    phi_kept: jax.Array  # float[places], theirs
+    kept: jax.Array  # float[places, p], stored iterates
+    phi_kept: jax.Array  # float[places], phi of the stored iterates
     done: jax.Array  # bool[]
 
 
 def _conjugate_gradient(A: Any, g: jax.Array, x: jax.Array, marks: list[int], tolerance: Any) -> _Iterate:
-    """Minimizes phi from x on, until the progress is small or the residual 0, or i = marks[-1]."""
+    """Minimizes phi from x, until progress is small, the residual is 0, or i = marks[-1]."""
     i, places = jnp.zeros([], jnp.int32), jnp.array(marks)
 
     def iterate(now: _Iterate) -> _Iterate:
         Av, rr = A(now.v), now.r @ now.r
         curvature = now.v @ Av
-        positive = curvature > 0  # else phi has no minimum along v, or rounding hides it: x stays
+        positive = curvature > 0  # otherwise phi has no minimum along v, or rounding hides it, and x stays
         a = jnp.where(positive, rr / jnp.where(positive, curvature, 1), 0)
         x, r = now.x + a * now.v, now.r + a * Av
         v = -r + (r @ r) / rr * now.v

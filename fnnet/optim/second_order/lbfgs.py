@@ -1,4 +1,4 @@
-"""L-BFGS: Newton's method with a Hessian remembered from the last few steps (Liu & Nocedal 1989)."""
+"""L-BFGS: Newton's method with an inverse Hessian estimated from the last few steps (Liu & Nocedal 1989)."""
 
 from typing import Any, NamedTuple
 
@@ -7,13 +7,20 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_rate, like, times, zeros
-from fnnet.optim.second_order.line_search import LineSearch, along, dot, scaled, wolfe
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    times,
+    zeros_like,
+)
+from fnnet.optim.line_search import LineSearch, dot, line_function, scale_direction, wolfe
 
 
 class LbfgsState(NamedTuple):
-    """What L-BFGS remembers: m = memory_size pairs."""
+    """The state of L-BFGS, with m = memory_size pairs."""
 
     step: jax.Array  # int32[], updates taken
     pairs: jax.Array  # int32[], pairs stored so far; the newest is at (pairs - 1) % m
@@ -21,8 +28,8 @@ class LbfgsState(NamedTuple):
     grads: optax.Params  # there, like params
     s: optax.Params  # [m, ...] for each leaf of params: changes of the params
     y: optax.Params  # [m, ...] for each leaf: the changes of the gradient
-    rho: jax.Array  # float[m], 1 / s.y; 0 where there is no pair
-    gamma: jax.Array  # float[], the first guess of the inverse Hessian is gamma I
+    rho: jax.Array  # float[m], 1 / s.y; 0 for an empty place
+    gamma: jax.Array  # float[], the initial inverse Hessian is gamma I
     evaluations: Evaluations  # all so far, the value and the gradient of each step included
 
 
@@ -41,29 +48,30 @@ def lbfgs(
         theta <- theta - alpha r                                           alpha by a line search that tries 1 first
 
     Without pairs, gamma is min(1, 1 / |g|), so that the first try is no longer than 1. A pair whose s.y is not
-    positive is not stored (r would not descend any more), and all are forgotten where the search finds no step,
-    so that the next direction is -g. (optax stores each pair, and then takes a step that does not descend.)
+    positive is not stored, since r would no longer descend. If the search finds no step, all pairs are dropped, so
+    that the next direction is -g. (optax stores every pair, and can then take a step that does not descend.)
 
     Args:
         learning_rate: multiplies r, a number or a schedule of the step; None is 1.
         memory_size: m, a positive int.
-        scale_init_precond: gamma as above; False: 1.
-        linesearch: `wolfe`, whose conditions make s.y positive; `backtracking`; either with other arguments,
-            `partial(wolfe, c2=0.5)`; any function `(phi, phi(0), phi'(0), first step) -> Search`; or None: theta <-
-            theta - learning_rate r, without a search. (optax's argument is one of its own transformations; its
-            default is `wolfe` with the same arguments.)
+        scale_init_precond: True for gamma as above; False for gamma = 1.
+        linesearch: `wolfe`, whose conditions make s.y positive; `backtracking`; either of them with other arguments,
+            such as `partial(wolfe, c2=0.5)`; or any function `(phi, phi(0), phi'(0), first step) -> Search`. None for
+            no search: theta <- theta - learning_rate r. (optax takes one of its own transformations; its default is
+            `wolfe` with the same arguments.)
 
-    With a search, update needs `value`, `grad` and `value_fn`, which must be of the same batch; and so should be
-    the batches of successive steps: the difference of two batches' gradients is noise, not curvature.
+    With a search, `update` needs `value`, `grad` and `value_fn`, all from the same batch. Successive steps should use
+    the same batch, too: the difference of the gradients of two batches is noise, not curvature.
 
-    Memory is 2 m + 2 copies of the params.
+    Memory: 2 m + 2 copies of the params.
 
-    Twin: `optax.lbfgs`, in float64 to 1e-8 at each step while the searches succeed (inner products are
-    summed in another order); the two loops in NumPy, to 1e-12; the optimum of SciPy's `L-BFGS-B`.
+    Twin: `optax.lbfgs`, in float64 to 1e-8 at each step while the searches succeed (inner products are summed in a
+    different order); the two loops in NumPy, to 1e-12; the optimum of SciPy's `L-BFGS-B`.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative; memory_size is no positive
-            int; `update` is called without params, or with a search and without value, grad or value_fn.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or is negative; memory_size is
+            not a positive int; `update` is called without params, or with a search and without value, grad or
+            value_fn.
 
     Source: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization"; Nocedal & Wright
     2006, "Numerical Optimization", algorithms 7.4 and 7.5.
@@ -80,7 +88,7 @@ def lbfgs(
         True
     """
     if learning_rate is not None:
-        check_rate("lbfgs", learning_rate)
+        check_learning_rate("lbfgs", learning_rate)
     check.is_positive("lbfgs", "memory_size", memory_size)
 
     def init(params: optax.Params) -> LbfgsState:
@@ -91,8 +99,8 @@ def lbfgs(
         return LbfgsState(
             step=jnp.zeros([], jnp.int32),
             pairs=jnp.zeros([], jnp.int32),
-            params=zeros(params),
-            grads=zeros(params),
+            params=zeros_like(params),
+            grads=zeros_like(params),
             s=memory(),
             y=memory(),
             rho=jnp.zeros([memory_size], dtype),
@@ -110,9 +118,9 @@ def lbfgs(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LbfgsState]:
-        needs("lbfgs", params=params)
+        require("lbfgs", params=params)
         if linesearch is not None:
-            needs("lbfgs", value=value, grad=grad, value_fn=value_fn)
+            require("lbfgs", value=value, grad=grad, value_fn=value_fn)
 
         s = jax.tree.map(jnp.subtract, params, state.params)
         y = jax.tree.map(jnp.subtract, grads, state.grads)
@@ -156,11 +164,13 @@ def lbfgs(
 
         evaluations = state.evaluations.plus(values=1, gradients=1)
         if linesearch is not None:
-            found = linesearch(along(value_fn, params, d), value, dot(grad, d), 1.0)
-            d = scaled(found.step, d)
+            found = linesearch(line_function(value_fn, params, d), value, dot(grad, d), 1.0)
+            d = scale_direction(found.step, d)
             rho = jnp.where(found.step > 0, rho, 0)
             evaluations = evaluations.plus(*found.evaluations)
         step = optax.safe_increment(state.step)
-        return d, LbfgsState(step, pairs, like(params, state.params), grads, s, y, rho, gamma, evaluations)
+        return d, LbfgsState(
+            step, pairs, cast_like(params, state.params), grads, s, y, rho, gamma, evaluations
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

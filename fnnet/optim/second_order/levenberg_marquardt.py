@@ -1,4 +1,4 @@
-"""Gauss-Newton where it is trusted, gradient descent where not (Levenberg 1944, Marquardt 1963)."""
+"""Levenberg-Marquardt: between Gauss-Newton and gradient descent (Levenberg 1944, Marquardt 1963)."""
 
 from typing import Any, NamedTuple
 
@@ -9,19 +9,19 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like
-from fnnet.optim.second_order.curvature import finite_or_zero, flatten, float_of, gauss_newton_matrix
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like
+from fnnet.optim.second_order.curvature import dtype_of, finite_or_zero, flatten_problem, gauss_newton_matrix
 
-LEAST, MOST = 1e-20, 1e10  # mu stays between: it must come back from either end
+LEAST, MOST = 1e-20, 1e10  # bounds of mu, which must be able to return from either
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """What Levenberg-Marquardt remembers."""
+    """The state of Levenberg-Marquardt."""
 
     mu: jax.Array  # float[], damping of the next step
-    nu: jax.Array  # float[], Nielsen's factor of mu at the next rejection; unused by Marquardt's rule
-    evaluations: Evaluations  # all so far: a step takes 2 values, 1 gradient, min(n, p) products
+    nu: jax.Array  # float[], Nielsen's factor of mu at the next rejection; Marquardt's rule does not use it
+    evaluations: Evaluations  # all so far; a step takes 2 values, 1 gradient, min(n, p) products
 
 
 def levenberg_marquardt(
@@ -34,55 +34,54 @@ def levenberg_marquardt(
     lower_by: chex.Numeric = 10.0,
     raise_by: chex.Numeric = 10.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Levenberg-Marquardt, for small networks and full batches: one trial a step, taken if the loss falls.
+    """Levenberg-Marquardt, for small networks and full batches. A step tries one update and takes it if the loss falls.
 
-        G = J^T H J,  J = dz / dtheta,  H = d^2 loss_fn / dz^2   J^T J times a number for squared errors
+        G = J^T H J,  J = dz / dtheta,  H = d^2 loss_fn / dz^2       J^T J times a number for squared errors
         d = -(G + mu D)^-1 g
-        rho = (F(theta) - F(theta + d)) / (d^T (mu D d - g) / 2) reduction of the loss, by that of its model
-        rho > accept_above:  theta <- theta + d                  accepted
+        rho = (F(theta) - F(theta + d)) / (d^T (mu D d - g) / 2)     reduction of the loss / that of its model
+        rho > accept_above:  theta <- theta + d                      accepted
         Nielsen:    accepted  mu <- mu max(1/3, 1 - (2 rho - 1)^3),  nu <- 2
-                    rejected  mu <- mu nu,  nu <- 2 nu           nu = 2 at first
-        Marquardt:  accepted  mu <- mu / lower_by                only if rho > lower_above
+                    rejected  mu <- mu nu,  nu <- 2 nu               nu = 2 at the start
+        Marquardt:  accepted  mu <- mu / lower_by                    only if rho > lower_above
                     rejected  mu <- mu raise_by
 
-    The step after a rejection has the same params and repeats the Jacobian: that is what one trial a step
-    costs, in return for a constant shape of the program. F is value_fn, with the penalty in it; the penalty's
-    curvature is not in G, and the damping stands in for it. With another batch each step mu adapts, too, but
-    rho is that of the batch.
+    The step after a rejection has the same params and computes the Jacobian again: the price of one try per step,
+    which gives the program a constant shape. F is value_fn and includes the penalty. G does not include the penalty's
+    curvature; the damping stands in for it. With a new batch at each step mu adapts, too, but rho is that of the
+    batch.
 
-    For p parameters and n entries of the prediction (examples times outputs) a step takes min(n, p) products
-    with J or its transpose, p products with H alone, 2 n p^2 operations for G and p^3 / 3 for its Cholesky
-    factor; and memory for 2 n p + 2 p^2 numbers. float64 is worth its price here: in float32 a fit ends where
-    the loss's own rounding hides what a step gains, and G, which squares the condition number of J, cannot be
-    factored with mu much below 1e-7 of its largest entry (that step is rejected).
+    For p parameters and n entries of the prediction (examples times outputs) a step takes min(n, p) products with J
+    or its transpose, p products with H alone, 2 n p^2 operations for G and p^3 / 3 for its Cholesky factor; and
+    memory for 2 n p + 2 p^2 numbers. float64 is worth its cost here. In float32 a fit ends where rounding of the loss
+    hides the gain of a step. And G, which squares the condition number of J, cannot be factored with mu much below
+    1e-7 of its largest entry; such a step is rejected.
 
     Args:
-        damping: mu at first, in the units of the mean loss's curvature; for sums of N squares, halved, N / 2
-            times as much. Kept in [1e-20, 1e10]. (MATLAB's trainlm: 0.001.)
-        scaling: "identity", D = I (Levenberg, Nielsen, trainlm, optimistix), or "diagonal", D = diag(G)
-            (Marquardt; mu then has no unit, and steps do not depend on the params' scales), where a 0 counts
-            as 1.
+        damping: mu at the start, in the units of the mean loss's curvature. For half the sum of N squares, use N / 2
+            times as much. mu is kept in [1e-20, 1e10]. (MATLAB's trainlm: 0.001.)
+        scaling: "identity" for D = I (Levenberg, Nielsen, trainlm, optimistix), or "diagonal" for D = diag(G), with 1
+            in place of 0 (Marquardt; mu then has no unit, and steps do not depend on the scales of the params).
         rule: "nielsen" or "marquardt".
-        accept_above: gain that a step must exceed to be taken. (optimistix: 0.01.)
-        lower_above: gain that must be exceeded for Marquardt's rule to lower mu. (optimistix: 0.99.)
-        lower_by: factor by which it lowers mu. (optimistix: 3.5.)
-        raise_by: factor by which it raises mu. (optimistix: 4.)
+        accept_above: a step is taken if rho is above this. (optimistix: 0.01.)
+        lower_above: Marquardt's rule lowers mu if rho is above this. (optimistix: 0.99.)
+        lower_by: factor by which Marquardt's rule lowers mu. (optimistix: 3.5.)
+        raise_by: factor by which Marquardt's rule raises mu. (optimistix: 4.)
 
-    A step that is not finite, or a loss after it, is rejected. A rejected update is 0.
+    A step is rejected, too, if it or the loss after it is not finite. The update is then 0.
 
-    Baseline: `optimistix.LevenbergMarquardt`, by its numbers above from mu = 1, equal at each step to 1e-10
-    in float64; both rules in NumPy, 1e-9; the optimum of `scipy.optimize.least_squares(method="lm")`.
+    Baseline: `optimistix.LevenbergMarquardt`, with the numbers above and mu = 1 at the start, equal at each step to
+    1e-10 in float64; both rules in NumPy, to 1e-9; the optimum of `scipy.optimize.least_squares(method="lm")`.
 
     Raises:
-        ValueError: the damping is not in [1e-20, 1e10); a gain is negative or not below 1; a factor is less
-            than 1; the scaling or the rule is unknown; `update` is not given params, value, value_fn,
-            predict_fn and loss_fn.
+        ValueError: the damping is not in [1e-20, 1e10); accept_above or lower_above is not in [0, 1); a factor is
+            less than 1; the scaling or the rule is unknown; `update` is called without params, value, value_fn,
+            predict_fn or loss_fn.
         TypeError: params are complex.
 
-    Source: Levenberg 1944, "A method for the solution of certain non-linear problems in least squares";
-    Marquardt 1963, "An algorithm for least-squares estimation of nonlinear parameters"; Nielsen 1999,
-    "Damping parameter in Marquardt's method"; for networks Hagan & Menhaj 1994, "Training feedforward
-    networks with the Marquardt algorithm".
+    Source: Levenberg 1944, "A method for the solution of certain non-linear problems in least squares"; Marquardt
+    1963, "An algorithm for least-squares estimation of nonlinear parameters"; Nielsen 1999, "Damping parameter in
+    Marquardt's method"; for networks Hagan & Menhaj 1994, "Training feedforward networks with the Marquardt
+    algorithm".
 
     Example:
         >>> x = jnp.linspace(-2.0, 2.0, 9)[:, None]
@@ -106,7 +105,7 @@ def levenberg_marquardt(
         raise ValueError(f'{name}: rule={rule!r}, wanted "nielsen" or "marquardt"')
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
-        dtype = float_of(params)
+        dtype = dtype_of(params)
         return LevenbergMarquardtState(jnp.asarray(damping, dtype), jnp.asarray(2, dtype), no_evaluations())
 
     def update(
@@ -120,8 +119,8 @@ def levenberg_marquardt(
         loss_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LevenbergMarquardtState]:
-        needs(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
-        flat = flatten(name, params, predict_fn, loss_fn)
+        require(name, params=params, value=value, value_fn=value_fn, predict_fn=predict_fn, loss_fn=loss_fn)
+        flat = flatten_problem(name, params, predict_fn, loss_fn)
         g = ravel_pytree(grads)[0].astype(flat.theta.dtype)
         mu, nu = state.mu.astype(g.dtype), state.nu.astype(g.dtype)
 
@@ -129,11 +128,10 @@ def levenberg_marquardt(
         diagonal = jnp.diag(G)
         D = jnp.where(diagonal > 0, diagonal, 1) if scaling == "diagonal" else jnp.ones_like(g)
         factor = jnp.linalg.cholesky(G + jnp.diag(mu * D))
-        d = finite_or_zero(
-            -jax.scipy.linalg.cho_solve((factor, True), g)
-        )  # NaN where it is not positive definite
+        # NaN if the matrix is not positive definite.
+        d = finite_or_zero(-jax.scipy.linalg.cho_solve((factor, True), g))
 
-        updates = like(flat.to_tree(d), grads)
+        updates = cast_like(flat.to_tree(d), grads)
         predicted = d @ (mu * D * d - g) / 2
         trial = value_fn(optax.apply_updates(params, updates))
         rho = jnp.asarray(value - trial, g.dtype) / predicted
@@ -150,6 +148,6 @@ def levenberg_marquardt(
             evaluations=state.evaluations.plus(values=2, gradients=1, products=products),
         )
         updates = jax.tree.map(lambda u: jnp.where(accepted, u, 0), updates)
-        return like(updates, grads), like(now, state)
+        return cast_like(updates, grads), cast_like(now, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""Truncated Newton: conjugate gradients solve its equation as far as is worth while (Dembo & Steihaug 1983)."""
+"""Truncated Newton: conjugate gradients solve the Newton equation approximately (Dembo & Steihaug 1983)."""
 
 from typing import Any, NamedTuple
 
@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.evaluations import Evaluations, needs, no_evaluations
-from fnnet.optim.hyperparameters import like, times
-from fnnet.optim.second_order.line_search import LineSearch, along, backtracking, dot, scaled
+from fnnet.optim.evaluations import Evaluations, no_evaluations, require
+from fnnet.optim.hyperparameters import cast_like, times
+from fnnet.optim.line_search import LineSearch, backtracking, dot, line_function, scale_direction
 
 
 class NewtonCgState(NamedTuple):
-    """What truncated Newton remembers."""
+    """The state of truncated Newton."""
 
-    norm: jax.Array  # float[], |g| at the step before, 0 at first
+    norm: jax.Array  # float[], |g| at the last step; 0 at the start
     evaluations: Evaluations  # all so far, the value and the gradient of each step included
 
 
 class Carry(NamedTuple):
-    """What the conjugate gradients inside a step hand on."""
+    """The state of the conjugate gradients inside a step."""
 
     p: Any  # like params, the solution so far
     r: Any  # B p + g
@@ -45,31 +45,32 @@ def newton_cg(
         theta <- theta + alpha p,   alpha by a line search that tries 1 first
         eta = min(eta_max, |g|^power), or with relative=True min(eta_max, (|g| / |g_before|)^power)
 
-    B, the Hessian, is only multiplied with vectors. Where one of them has no positive curvature (d.Bd <= 0), p is
-    what has been reached before; if that is the first vector, p = -g. So p descends whatever B is.
+    The Hessian B is only multiplied with vectors. If one of them has no positive curvature (d.Bd <= 0), p is the
+    solution so far; if it is the first vector, p = -g. So p descends for any B.
 
     Args:
-        line_search: `backtracking`, `wolfe`, either with other arguments, or any function
-            `(phi, phi(0), phi'(0), first step) -> Search`.
-        eta_max: at least this accuracy, in [0, 1).
-        power: 0.5 (Nocedal & Wright, SciPy) makes the convergence superlinear, of order 1.5; 1 makes it quadratic.
-        relative: compare |g| with the last one instead of 1, whatever the units of f (Eisenstat & Walker's choice
-            2, with their gamma = 1); their power is 2, which makes the convergence quadratic, or 1.618.
-        max_products: the most products with B a step takes.
+        line_search: `backtracking`, `wolfe`, either of them with other arguments, or any function `(phi, phi(0),
+            phi'(0), first step) -> Search`.
+        eta_max: upper bound of eta, in [0, 1).
+        power: 0.5 (Nocedal & Wright, SciPy) makes convergence superlinear, of order 1.5; 1 makes it quadratic.
+        relative: True to compare |g| with the last one instead of 1, which does not depend on the units of f
+            (Eisenstat & Walker's choice 2, with gamma = 1). They use a power of 2, which makes convergence quadratic,
+            or 1.618.
+        max_products: upper bound of the products with B per step.
 
-    Update needs `value`, `grad` and `value_fn`, which must be of the same batch. A step takes 1 value and 1
-    gradient, up to max_products products, each about the cost of 2 gradients, and the search's values.
+    `update` needs `value`, `grad` and `value_fn`, all from the same batch. A step takes 1 value, 1 gradient, the
+    values of the search, and up to max_products products, each at about the cost of 2 gradients.
 
-    Baseline: algorithm 7.1 in NumPy, in float64 to rounding; the optima of `scipy.optimize.minimize` with
+    Baseline: algorithm 7.1 in NumPy, equal up to rounding in float64; the optima of `scipy.optimize.minimize` with
     method="Newton-CG" and "trust-ncg".
 
     Raises:
-        TypeError, ValueError: eta_max is not in [0, 1), power is negative, max_products is no positive int; `update`
-            is called without params, value, grad or value_fn.
+        TypeError, ValueError: eta_max is not in [0, 1); power is negative; max_products is not a positive int;
+            `update` is called without params, value, grad or value_fn.
 
     Source: Nocedal & Wright 2006, "Numerical Optimization", algorithm 7.1; Dembo & Steihaug 1983, "Truncated-Newton
-    algorithms for large-scale unconstrained optimization"; Eisenstat & Walker 1996, "Choosing the forcing terms in
-    an inexact Newton method".
+    algorithms for large-scale unconstrained optimization"; Eisenstat & Walker 1996, "Choosing the forcing terms in an
+    inexact Newton method".
 
     Example:
         >>> f = lambda theta: jnp.sum(jnp.cosh(theta))
@@ -99,8 +100,8 @@ def newton_cg(
         value_fn: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, NewtonCgState]:
-        needs("newton_cg", params=params, value=value, grad=grad, value_fn=value_fn)
-        # B v for many v: what does not depend on v is computed once.
+        require("newton_cg", params=params, value=value, grad=grad, value_fn=value_fn)
+        # For products B v with many v: what does not depend on v is computed once.
         _, times_hessian = jax.linearize(jax.grad(value_fn), params)
         norm = jnp.sqrt(dot(grads, grads))
         scale = jnp.where(state.norm > 0, state.norm, norm) if relative else 1
@@ -109,7 +110,7 @@ def newton_cg(
         def solving(now: Carry) -> jax.Array:
             return (jnp.sqrt(now.rr) > eta * norm) & ~now.concave & (now.products < max_products)
 
-        def solve(now: Carry) -> Carry:
+        def iterate(now: Carry) -> Carry:
             Bd = times_hessian(now.d)
             curvature = dot(now.d, Bd)
             concave = ~((curvature > 0) & jnp.isfinite(curvature))
@@ -124,13 +125,13 @@ def newton_cg(
         zeros = jax.tree.map(jnp.zeros_like, grads)
         none = jnp.zeros([], jnp.int32)
         end = jax.lax.while_loop(
-            solving, solve, Carry(zeros, grads, steepest, norm**2, none, jnp.zeros([], bool))
+            solving, iterate, Carry(zeros, grads, steepest, norm**2, none, jnp.zeros([], bool))
         )
-        descends = dot(grad, end.p) < 0  # not where the first vector was concave: p is 0
+        descends = dot(grad, end.p) < 0  # False if the first vector was concave: p is 0
         p = jax.tree.map(lambda p, d: jnp.where(descends, p, d), end.p, steepest)
 
-        found = line_search(along(value_fn, params, p), value, dot(grad, p), 1.0)
+        found = line_search(line_function(value_fn, params, p), value, dot(grad, p), 1.0)
         evaluations = state.evaluations.plus(1, 1, end.products).plus(*found.evaluations)
-        return scaled(found.step, p), NewtonCgState(like(norm, state.norm), evaluations)
+        return scale_direction(found.step, p), NewtonCgState(cast_like(norm, state.norm), evaluations)
 
     return optax.GradientTransformationExtraArgs(init, update)

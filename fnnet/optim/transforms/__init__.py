@@ -1,1 +1,1 @@
-"""Parts of an optimizer: transformations of gradients, updates and params."""
+"""Transformations of gradients, updates and params, to combine in `optax.chain`."""

@@ -1,4 +1,4 @@
-"""Clipping: a bound on the gradient before the rule sees it, by element, by norm or by the weights' norm."""
+"""Gradient clipping: by element, by norm, or relative to the norm of the weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from fnnet.optim.hyperparameters import abs_sq, times
 
 
 def clip(max_delta: chex.Numeric) -> optax.GradientTransformationExtraArgs:
-    """Each element into an interval.
+    """Clips each element to an interval.
 
         g <- min(max(g, -delta), delta)
 
     Args:
-        max_delta: delta, 0 or more. The direction changes: large elements are cut, small ones are not.
+        max_delta: delta, 0 or more. The direction of the gradient changes, since only large elements are cut.
 
     Twin: `optax.clip`, equal bit for bit; PyTorch's `clip_grad_value_`, Keras' `clipvalue`.
 
@@ -48,7 +48,7 @@ def clip(max_delta: chex.Numeric) -> optax.GradientTransformationExtraArgs:
 
 
 def clip_by_norm(max_norm: chex.Numeric) -> optax.GradientTransformationExtraArgs:
-    """Each array of the tree to a norm of at most c, whatever the others are.
+    """Scales each array of the tree to a norm of at most c, independently of the others.
 
         g <- g min(1, c / |g|)          for each array g
 
@@ -72,7 +72,7 @@ def clip_by_norm(max_norm: chex.Numeric) -> optax.GradientTransformationExtraArg
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        return jax.tree.map(lambda g: _shorten(g, _norm(g), max_norm), grads), state
+        return jax.tree.map(lambda g: _clip_to_norm(g, _global_norm(g), max_norm), grads), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
 
@@ -80,19 +80,19 @@ def clip_by_norm(max_norm: chex.Numeric) -> optax.GradientTransformationExtraArg
 def clip_by_global_norm(
     max_norm: chex.Numeric, *, eps: chex.Numeric = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    """The whole gradient, all arrays taken as one vector, to a norm of at most c. Its direction stays.
+    """Scales the whole gradient, all arrays as one vector, to a norm of at most c. Its direction stays the same.
 
         g <- g min(1, c / (|g| + eps))
 
     Args:
         max_norm: c, 0 or more.
-        eps: 0, as in the paper, optax, TensorFlow and Keras (`global_clipnorm`). PyTorch's `clip_grad_norm_` has
-            1e-6: its gradients end a little below c, those of a norm near c included.
+        eps: 0, as in the paper, optax, TensorFlow and Keras (`global_clipnorm`). PyTorch's `clip_grad_norm_` uses
+            1e-6: clipped gradients end slightly below c, and so do those whose norm is c.
 
     Twin: `optax.clip_by_global_norm`, equal bit for bit.
 
     Raises:
-        ValueError: c or eps are negative.
+        ValueError: c or eps is negative.
 
     Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
 
@@ -108,10 +108,10 @@ def clip_by_global_norm(
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        norm = _norm(grads)
-        if not (isinstance(eps, int | float) and eps == 0):  # bit for bit optax's without it
+        norm = _global_norm(grads)
+        if not (isinstance(eps, int | float) and eps == 0):  # without eps, bit for bit as optax
             norm = norm + eps
-        return jax.tree.map(lambda g: _shorten(g, norm, max_norm), grads), state
+        return jax.tree.map(lambda g: _clip_to_norm(g, norm, max_norm), grads), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
 
@@ -119,21 +119,21 @@ def clip_by_global_norm(
 def adaptive_grad_clip(
     clipping: chex.Numeric, eps: chex.Numeric = 1e-3, axis: int | Sequence[int] | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Adaptive gradient clipping: the gradient of each unit, by the norm of that unit's weights.
+    """Adaptive gradient clipping: limits the gradient of each unit relative to the norm of that unit's weights.
 
         g_i <- g_i min(1, lambda max(|w_i|, eps) / |g_i|)           for the weights w_i into each output i
 
     Args:
-        clipping: lambda, 0 or more; the paper's 0.01 is for batches of 4096, larger for smaller ones.
-        eps: stands in for the norm of weights that are 0 at first.
-        axis: over which the norms are taken: all but the last of a kernel with 2, 4 or 5 axes, the first one of 3, and
-            the whole of a vector, unless given.
+        clipping: lambda, 0 or more. The paper uses 0.01 for batches of 4096, and more for smaller batches.
+        eps: least norm of the weights, so that weights that start at 0 can move.
+        axis: the axes over which norms are taken. By default all but the last for kernels with 2, 4 or 5 axes, the
+            first for those with 3, and all elements of a vector.
 
     Twin: `optax.adaptive_grad_clip`, equal bit for bit.
 
     Raises:
-        ValueError: lambda or eps are negative; `update` is called without params; an array has more than 5 axes,
-            and no axis is given.
+        ValueError: lambda or eps is negative; `update` is called without params; an array has more than 5 axes and
+            `axis` is not given.
 
     Source: Brock et al. 2021, arXiv:2102.06171, eq. 3.
 
@@ -165,9 +165,7 @@ def adaptive_grad_clip(
     def cut(g: jax.Array, w: jax.Array) -> jax.Array:
         norm = unit_norm(g)
         limit = times(clipping, jnp.maximum(unit_norm(w), jnp.asarray(eps, norm.dtype)))
-        clipped = g * (
-            limit / jnp.maximum(norm, 1e-6)
-        )  # the 1e-6 is out of reach, unless lambda eps is smaller
+        clipped = g * (limit / jnp.maximum(norm, 1e-6))  # 1e-6 matters only if lambda eps is smaller
         return jnp.where(norm < limit, g, clipped).astype(g.dtype)
 
     def update(
@@ -184,13 +182,13 @@ def _no_state(params: optax.Params) -> optax.EmptyState:
     return optax.EmptyState()
 
 
-def _norm(tree: Any) -> jax.Array:
-    """The norm of all elements of all arrays, taken as one vector."""
+def _global_norm(tree: Any) -> jax.Array:
+    """The norm of all arrays, taken as one vector."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(g.real) + jnp.square(g.imag)) for g in jax.tree.leaves(tree)))
 
 
-def _shorten(g: jax.Array, norm: jax.Array, max_norm: chex.Numeric) -> jax.Array:
-    """The array g times max_norm / norm where that is less than 1."""
-    # A gradient of 0 stays, even where no other is allowed.
+def _clip_to_norm(g: jax.Array, norm: jax.Array, max_norm: chex.Numeric) -> jax.Array:
+    """g times max_norm / norm where that factor is less than 1."""
+    # A gradient of 0 stays, even if max_norm is 0.
     fits = (norm < max_norm) | (norm == 0)
     return jnp.where(fits, g, times(max_norm, g / norm.astype(g.dtype)))

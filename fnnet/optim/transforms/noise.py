@@ -1,4 +1,4 @@
-"""Gradient noise that fades (Neelakantan et al. 2015, arXiv:1511.06807)."""
+"""Gradient noise that decays over time (Neelakantan et al. 2015, arXiv:1511.06807)."""
 
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ from fnnet.optim.hyperparameters import times
 
 
 class AddNoiseState(NamedTuple):
-    """What the noise remembers."""
+    """The state of the noise."""
 
     step: jax.Array  # int32[], updates taken
-    key: jax.Array  # key[], of the draws to come
+    key: jax.Array  # key[], for the noise to come
 
 
 def add_noise(
@@ -25,20 +25,20 @@ def add_noise(
     *,
     seed: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gaussian noise on the gradient, less at each step.
+    """Adds Gaussian noise to the gradient, less at each step.
 
         g <- g + N(0, sigma_t^2)        sigma_t^2 = eta / t^gamma
 
     Args:
-        eta: variance at the first step; the paper's are 0.01, 0.3 and 1.
-        gamma: how fast it fades; the paper's is 0.55.
-        key: a key or a seed for the draws. It must be given: optax takes 0 where it is not, and warns.
-        seed: a seed for the draws, optax's old name for it.
+        eta: variance at the first step. The paper uses 0.01, 0.3 and 1.
+        gamma: how fast the variance decays. The paper's is 0.55.
+        key: a key or a seed for the noise. It is required. (optax uses 0 without one, and warns.)
+        seed: optax's old name for `key`.
 
-    Twin: `optax.add_noise`, the same draws, equal bit for bit. The paper counts t from 0 and has (1 + t)^gamma.
+    Twin: `optax.add_noise`, equal bit for bit with the same key. The paper counts t from 0 and uses (1 + t)^gamma.
 
     Raises:
-        ValueError: eta is negative; both or none of key and seed are given.
+        ValueError: eta is negative; both or neither of key and seed are given.
 
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
 

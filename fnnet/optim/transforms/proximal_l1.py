@@ -1,4 +1,4 @@
-"""The proximal step of an L1 penalty: soft thresholding, which makes weights 0 (Daubechies et al. 2004)."""
+"""The proximal step of an L1 penalty: soft thresholding, which sets weights to exactly 0 (Daubechies et al. 2004)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
-    check_rate,
-    check_scheduled,
-    first_step,
+    check_learning_rate,
+    check_number_or_schedule,
+    init_step,
     next_step,
 )
-from fnnet.optim.transforms.weight_decay import where_masked
+from fnnet.optim.transforms.weight_decay import map_masked
 
 
 class ProximalL1State(NamedTuple):
-    """What the proximal step remembers."""
+    """The state of the proximal step."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
 
@@ -30,29 +30,29 @@ def proximal_l1(
     learning_rate: ScalarOrSchedule,
     mask: Any | Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Soft thresholding after the step of a rule, to stand last in a chain.
+    """Soft thresholding after the step of an optimizer. Put it last in a chain.
 
-        z = theta + u                           where the rule would go
+        z = theta + u                           where the optimizer would go
         theta <- sign(z) max(|z| - alpha lambda, 0)
 
-    It is argmin_x alpha lambda |x|_1 + 1/2 |x - z|^2. With gradient descent in front it is ISTA, which finds
-    the least loss + lambda |theta|_1, with exact zeros; a penalty's gradient, lambda sign(theta), makes none.
+    It is argmin_x alpha lambda |x|_1 + 1/2 |x - z|^2. After gradient descent it is ISTA, which minimizes loss +
+    lambda |theta|_1 and sets weights to exactly 0. The gradient of the penalty, lambda sign(theta), does not.
 
         optax.chain(sgd(alpha), proximal_l1(lambda, alpha))
 
     Args:
         strength: lambda, a number or a schedule of the step.
-        learning_rate: alpha, that of the rule, a number or a schedule of the step. Behind a rule that scales each
-            element on its own, such as Adam, the threshold is the same for all of them nevertheless, as in
-            practice; the minimum is not that of loss + lambda |theta|_1 then.
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what shrinks;
-            all unless given. Biases are often spared.
+        learning_rate: alpha, that of the optimizer, a number or a schedule of the step. After an optimizer that
+            scales each element separately, such as Adam, the threshold is still the same for all elements, as in
+            common practice; the minimum is then not that of loss + lambda |theta|_1.
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param shrinks. All do by default. Biases are often left out.
 
     Baseline: the formula; the minimum is that of scikit-learn's `Lasso`, to 1e-9, and with the same zeros.
 
     Raises:
-        TypeError, ValueError: lambda or alpha are no number or schedule, or negative; `update` is called without
-            params.
+        TypeError, ValueError: lambda or alpha is neither a number nor a schedule, or is negative; `update` is called
+            without params.
 
     Source: Daubechies, Defrise & De Mol 2004, arXiv:math/0307152; Parikh & Boyd 2014, "Proximal algorithms", 6.5.2.
 
@@ -63,12 +63,12 @@ def proximal_l1(
         >>> params + updates
         Array([0.9, 0. ], dtype=float32)
     """
-    check_rate("proximal_l1", learning_rate)
-    check_scheduled("proximal_l1", "strength", strength)
+    check_learning_rate("proximal_l1", learning_rate)
+    check_number_or_schedule("proximal_l1", "strength", strength)
     check.between("proximal_l1", "strength", strength, 0)
 
     def init(params: optax.Params) -> ProximalL1State:
-        return ProximalL1State(first_step(strength, learning_rate))
+        return ProximalL1State(init_step(strength, learning_rate))
 
     def update(
         grads: optax.Updates, state: ProximalL1State, params: optax.Params | None = None, **extra: Any
@@ -82,6 +82,6 @@ def proximal_l1(
             size = jnp.maximum(jnp.abs(z) - jnp.asarray(threshold, jnp.abs(z).dtype), 0)
             return (jnp.sign(z) * size - p).astype(u.dtype)
 
-        return where_masked(shrink, mask, grads, params), ProximalL1State(next_step(state.step))
+        return map_masked(shrink, mask, grads, params), ProximalL1State(next_step(state.step))
 
     return optax.GradientTransformationExtraArgs(init, update)

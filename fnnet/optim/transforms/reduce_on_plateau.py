@@ -1,4 +1,4 @@
-"""Smaller steps where the loss has stopped falling."""
+"""Reduces the steps when the loss has stopped falling."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ from fnnet.optim.hyperparameters import times
 
 
 class ReduceOnPlateauState(NamedTuple):
-    """What is remembered of the losses."""
+    """The state of the plateau detection."""
 
     scale: jax.Array  # float[], what updates are multiplied by
     best_value: jax.Array  # float[], lowest mean loss so far
-    plateau_count: jax.Array  # int32[], means since then, or since the last reduction
-    cooldown_count: jax.Array  # int32[], means still to be ignored
-    count: jax.Array  # type: ignore[assignment]  # int32[], losses in the mean that is being formed
+    plateau_count: jax.Array  # int32[], mean losses since then, or since the last reduction
+    cooldown_count: jax.Array  # int32[], mean losses still to be ignored
+    count: jax.Array  # type: ignore[assignment]  # int32[], losses in the current mean
     avg_value: jax.Array  # float[], that mean
 
 
@@ -31,31 +31,31 @@ def reduce_on_plateau(
     accumulation_size: chex.Numeric = 1,
     min_scale: chex.Numeric = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Updates times a scale that falls when the loss does not, to stand last in a chain.
+    """Multiplies updates by a scale that falls when the loss does not. Put it last in a chain.
 
         u <- scale u
         scale <- max(factor scale, min_scale)       after `patience` losses not below (1 - rtol) best - atol
 
-    The loss is the argument `value` of update, which training passes: the batch's. To halve the rate whenever the
-    validation loss has not improved, take `reduce_on_plateau(0.5, patience=1)` and pass that loss as `value` in a
-    loop of your own. Where an evaluation comes every n updates, pass the last one's loss at each of them with
-    `accumulation_size=n`: the mean of n equal numbers is that number.
+    The loss is the argument `value` of `update`. fnnet's training functions pass the loss of the batch. To halve the
+    rate whenever the validation loss has not improved, use `reduce_on_plateau(0.5, patience=1)` in your own training
+    loop and pass that loss as `value`. If you evaluate every n updates, pass the latest validation loss at each
+    update and set `accumulation_size=n`: the mean of n equal numbers is that number.
 
     Args:
         factor: in (0, 1); 0.5 halves.
-        patience: losses without an improvement before the scale falls, 1 or more. Keras counts alike; PyTorch
-            waits for one more, so that its `patience=p` is p + 1 here.
-        rtol: improvement that counts, as a share of the lowest loss, in [0, 1].
-        atol: improvement that counts, in the loss's unit; one of the two is positive. (Keras' `min_delta` is
-            atol=1e-4 with rtol=0.)
-        cooldown: losses after a fall of the scale that do not count as ones without an improvement.
-        accumulation_size: losses whose mean is taken as one, such as the steps of an epoch.
-        min_scale: the scale falls no lower. (PyTorch's and Keras' `min_lr` is a learning rate.)
+        patience: number of losses without improvement before the scale falls, 1 or more. Keras counts in the same
+            way. PyTorch waits for one more: its `patience=p` is p + 1 here.
+        rtol: least improvement that counts, as a fraction of the lowest loss, in [0, 1].
+        atol: least improvement that counts, in units of the loss. One of rtol and atol must be positive. (Keras'
+            `min_delta` is atol=1e-4 with rtol=0.)
+        cooldown: number of losses after a reduction during which none counts towards `patience`.
+        accumulation_size: number of losses that are averaged into one, such as the steps of an epoch.
+        min_scale: lower bound of the scale. (PyTorch's and Keras' `min_lr` is a learning rate.)
 
     Twin: `optax.contrib.reduce_on_plateau`, equal bit for bit.
 
     Raises:
-        ValueError: an argument is out of its range; `update` is called without `value`, or it is no scalar.
+        ValueError: an argument is out of range; `update` is called without `value`, or `value` is not a scalar.
 
     Example:
         >>> optimizer = optax.chain(fn.optim.sgd(1.0), fn.optim.reduce_on_plateau(0.5, patience=1))
@@ -84,7 +84,7 @@ def reduce_on_plateau(
     check.between(name, "min_scale", min_scale, 0)
 
     def init(params: optax.Params) -> ReduceOnPlateauState:
-        # The scale in the params' lowest precision and the losses in their highest, as in optax.
+        # As in optax: the scale in the lowest precision among the params, the losses in the highest.
         dtypes = [jnp.finfo(p.dtype).dtype for p in jax.tree.leaves(params)] or [jnp.asarray(0.0).dtype]
         highest = jnp.result_type(*dtypes)
         lowest = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
@@ -128,7 +128,7 @@ def reduce_on_plateau(
             count=jnp.zeros_like(state.count),
             avg_value=jnp.zeros_like(mean),
         )
-        # Until the mean is whole, nothing but it changes.
+        # Until the mean is complete, nothing else changes.
         before = state._replace(count=n, avg_value=mean)
         state = jax.tree.map(lambda a, b: jnp.where(n == accumulation_size, a, b), after, before)
         return jax.tree.map(lambda u: times(state.scale, u), updates), state

@@ -1,4 +1,4 @@
-"""Weight decay: in the gradient (L2) or beside it (decoupled; Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+"""Weight decay, added to the gradient (L2 penalty) or to the step (decoupled; Loshchilov & Hutter 2019)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,11 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_scheduled, first_step, next_step
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_number_or_schedule,
+    init_step,
+    next_step,
+)
 
 
 class AddDecayedWeightsState(NamedTuple):
-    """What weight decay remembers."""
+    """The state of weight decay."""
 
     step: jax.Array | None  # int32[], updates taken; None without a schedule
 
@@ -18,26 +24,26 @@ class AddDecayedWeightsState(NamedTuple):
 def add_decayed_weights(
     weight_decay: ScalarOrSchedule = 0.0, mask: Any | Callable[[optax.Params], Any] | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """A share of the params, added to what comes in.
+    """Adds a fraction of the params to the incoming gradient or update.
 
         u <- u + lambda theta
 
-    In front of a rule u is the gradient: the penalty lambda/2 |theta|^2, which the rule then scales like the rest
-    of the gradient. Behind a rule u is a step, alpha and sign included: -alpha lambda decays what the rule does not
-    scale.
+    Before an optimizer, u is the gradient: this is the L2 penalty lambda/2 |theta|^2, whose gradient the optimizer
+    scales like the rest. After an optimizer, u is the step, with its learning rate alpha and its sign: with -alpha
+    lambda the decay is decoupled, since the optimizer does not scale it.
 
         optax.chain(add_decayed_weights(lambda), adam(alpha))                   L2 penalty
         optax.chain(adam(alpha), add_decayed_weights(-alpha * lambda))          decoupled, as `adamw` does
 
     Args:
         weight_decay: lambda, a number of either sign or a schedule of the step.
-        mask: tree of booleans, like params or a prefix of it, or a function from params to one: what decays; all
-            unless given. Biases and gains are often spared.
+        mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
+            params: True where a param decays. All do by default. Biases and gains are often left out.
 
-    Twin: `optax.add_decayed_weights`, equal bit for bit; in front of `sgd`, PyTorch's `weight_decay`.
+    Twin: `optax.add_decayed_weights`, equal bit for bit; before `sgd`, PyTorch's `weight_decay`.
 
     Raises:
-        TypeError: lambda is no number and no schedule.
+        TypeError: lambda is neither a number nor a schedule.
         ValueError: `update` is called without params.
 
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101.
@@ -48,10 +54,10 @@ def add_decayed_weights(
         >>> optimizer.update(jnp.zeros(2), optimizer.init(params), params)[0]
         Array([-0.1,  0.2], dtype=float32)
     """
-    check_scheduled("add_decayed_weights", "weight_decay", weight_decay)
+    check_number_or_schedule("add_decayed_weights", "weight_decay", weight_decay)
 
     def init(params: optax.Params) -> AddDecayedWeightsState:
-        return AddDecayedWeightsState(first_step(weight_decay))
+        return AddDecayedWeightsState(init_step(weight_decay))
 
     def update(
         grads: optax.Updates, state: AddDecayedWeightsState, params: optax.Params | None = None, **extra: Any
@@ -66,10 +72,10 @@ def add_decayed_weights(
 def add_weight_decay(
     optimizer: str, updates: optax.Updates, params: optax.Params | None, decay: Any, mask: Any
 ) -> optax.Updates:
-    """updates + decay * params where the mask, a tree of booleans or a function of params, is True.
+    """updates + decay * params where the mask is True. The mask is a tree of booleans or a function of params.
 
     Raises:
-        ValueError: params is None, and decay is not the number 0.
+        ValueError: params is None and decay is not the number 0.
     """
     if isinstance(decay, int | float) and decay == 0:
         return updates
@@ -79,13 +85,13 @@ def add_weight_decay(
     def add(u: jax.Array, p: jax.Array) -> jax.Array:
         return (u + decay * p).astype(u.dtype)
 
-    return where_masked(add, mask, updates, params)
+    return map_masked(add, mask, updates, params)
 
 
-def where_masked(
+def map_masked(
     f: Callable[[jax.Array, jax.Array], jax.Array], mask: Any, updates: optax.Updates, params: optax.Params
 ) -> optax.Updates:
-    """f(update, param) where the mask, a tree of booleans or a function of params, is True; all where it is None."""
+    """f(update, param) where the mask is True, or everywhere if it is None; elsewhere the update as it is."""
     if mask is None:
         return jax.tree.map(f, updates, params)
     chosen = mask(params) if callable(mask) else mask

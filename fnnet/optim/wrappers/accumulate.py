@@ -1,4 +1,4 @@
-"""Gradient accumulation: one update for the mean gradient of several batches."""
+"""Gradient accumulation: one update from the mean gradient of several batches."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import at_step, like
+from fnnet.optim.hyperparameters import at_step, cast_like
 
 
 class AccumulateState(NamedTuple):
-    """What the accumulation remembers."""
+    """The state of the accumulation."""
 
-    batch: jax.Array  # int32[], gradients in the mean, less than `every`
+    batch: jax.Array  # int32[], gradients in the mean so far, fewer than `every`
     step: jax.Array  # int32[], updates taken
     mean: optax.Updates  # mean (or sum) of those gradients, like params, in accumulator_dtype
-    inner: optax.OptState  # the optimizer's own
+    inner: optax.OptState  # state of the optimizer
 
 
 def accumulate(
@@ -26,28 +26,28 @@ def accumulate(
     use_grad_mean: bool = True,
     accumulator_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """One update of the optimizer for k gradients: large batches on a small device.
+    """Updates once every k gradients: large batches on a small device.
 
         m <- m + (g - m) / n            for the n-th gradient, n = 1 ... k
         theta <- theta + update(m)      after the k-th; then m = 0, n = 1
 
-    With batches of one size and a loss that is a mean, m is the gradient of the k batches taken as one. In between
-    the update is 0, and the optimizer does not run: its step, its schedules and its evaluations count updates, not
+    If the batches have equal sizes and the loss is a mean, m is the gradient of the k batches taken as one. In
+    between, the update is 0 and the optimizer does not run: its step, schedules and evaluations count updates, not
     batches.
 
     Args:
-        optimizer: from `fnnet.optim` or optax. The extra arguments, such as `value`, that it gets are those of
-            the k-th batch.
-        every: k, an int or a function from the number of updates taken to one.
-        use_grad_mean: False for the sum, as where PyTorch's `backward` is called k times.
-        accumulator_dtype: dtype of m; the params', but float32 at least, unless given. (optax: float32 always.)
+        optimizer: an optimizer from `fnnet.optim` or optax. It receives the extra arguments, such as `value`, of the
+            k-th batch.
+        every: k, an int, or a function that gives k from the number of updates taken.
+        use_grad_mean: False for the sum, as when PyTorch's `backward` is called k times.
+        accumulator_dtype: dtype of m. By default that of the params, float32 at least. (optax: always float32.)
 
-    Twin: `optax.MultiSteps(optimizer, every)` with m of the same dtype, equal to a few roundings: optax runs the
-    optimizer at each batch and drops what comes out, which compilers fuse otherwise. There is no
-    `should_skip_update_fn`.
+    Twin: `optax.MultiSteps(optimizer, every)` with m of the same dtype, equal up to rounding: optax runs the
+    optimizer at each batch and discards the result, which the compiler fuses differently. `should_skip_update_fn` is
+    not supported.
 
     Raises:
-        TypeError, ValueError: k is no positive int and no function.
+        TypeError, ValueError: k is neither a positive int nor a function.
 
     Example:
         >>> optimizer = fn.optim.accumulate(fn.optim.sgd(0.1), 2)
@@ -80,13 +80,15 @@ def accumulate(
         total = jax.tree.map(add, state.mean, grads)
 
         def step(total: optax.Updates, state: AccumulateState) -> tuple[optax.Updates, AccumulateState]:
-            updates, inner = optimizer.update(like(total, grads), state.inner, params, **extra)
+            updates, inner = optimizer.update(cast_like(total, grads), state.inner, params, **extra)
             zeros = jax.tree.map(jnp.zeros_like, state.mean)
             steps = optax.safe_increment(state.step)
-            return like(updates, grads), AccumulateState(jnp.zeros_like(n), steps, zeros, inner)
+            return cast_like(updates, grads), AccumulateState(jnp.zeros_like(n), steps, zeros, inner)
 
         def wait(total: optax.Updates, state: AccumulateState) -> tuple[optax.Updates, AccumulateState]:
-            return jax.tree.map(jnp.zeros_like, grads), state._replace(batch=n, mean=like(total, state.mean))
+            return jax.tree.map(jnp.zeros_like, grads), state._replace(
+                batch=n, mean=cast_like(total, state.mean)
+            )
 
         return jax.lax.cond(n >= k, step, wait, total, state)
 

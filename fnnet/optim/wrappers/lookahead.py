@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that follow an optimizer's fast ones (Zhang et al. 2019, arXiv:1907.08610)."""
+"""Lookahead: slow weights that follow the fast weights of an optimizer (Zhang et al. 2019, arXiv:1907.08610)."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ import optax
 from optax import LookaheadParams
 
 from fnnet import check
-from fnnet.optim.hyperparameters import copies, times
+from fnnet.optim.hyperparameters import copy_tree, times
 
 
 class LookaheadState(NamedTuple):
-    """What Lookahead remembers."""
+    """The state of Lookahead."""
 
     fast_state: optax.OptState  # of the wrapped optimizer
     steps_since_sync: jax.Array  # int32[], in 0 .. k - 1
@@ -29,27 +29,28 @@ def lookahead(
     """Lookahead: k steps forward, one step back.
 
         theta <- theta + u(theta)              the wrapped optimizer's step
-        each k-th time:
+        every k steps:
         phi <- phi + alpha (theta - phi)
         theta <- phi
 
     The params are `LookaheadParams(fast=theta, slow=phi)` as in optax: gradients are taken at theta, `params.fast`,
-    and phi, `params.slow`, is for evaluation. Or they are theta alone, as in `train.make_step`, where `update` is
-    given the plain params: phi is then kept in the state, `state.slow`, and after each k-th step theta is phi.
+    and phi, `params.slow`, is used for evaluation. Or the params are theta alone, as in `train.make_step`. Then phi
+    is kept in the state, as `state.slow`, and theta equals phi after every k steps.
 
     Args:
-        fast_optimizer: an optimizer, from here or optax. Extra arguments of `update` reach it as they are.
-        sync_period: k, 1 or more. The paper's is 5 (images) or 10.
-        slow_step_size: alpha, 0 or more; the paper's is 0.5 to 0.8.
-        reset_state: whether the optimizer's state starts anew after each k-th step; the paper keeps it.
+        fast_optimizer: an optimizer from `fnnet.optim` or optax. It receives the extra arguments of `update`
+            unchanged.
+        sync_period: k, 1 or more. The paper uses 5 (images) or 10.
+        slow_step_size: alpha, 0 or more. The paper uses 0.5 to 0.8.
+        reset_state: whether to reset the optimizer's state every k steps. The paper keeps it.
 
     Memory: the optimizer's state, and phi, like params.
 
-    Twin: `optax.lookahead`, equal bit for bit with LookaheadParams (optax's own class, under the same name here).
+    Twin: `optax.lookahead`, equal bit for bit with LookaheadParams, which is optax's own class.
 
     Raises:
-        TypeError, ValueError: sync_period is no int of 1 or more; slow_step_size is negative; `update` is called
-            without params, or with others than `init`.
+        TypeError, ValueError: sync_period is not an int of 1 or more; slow_step_size is negative; `update` is called
+            without params, or with params of another kind than `init`.
 
     Source: Zhang et al. 2019, arXiv:1907.08610, algorithm 1.
 
@@ -73,7 +74,7 @@ def lookahead(
         return LookaheadState(
             fast_state=fast_optimizer.init(params.fast if paired else params),
             steps_since_sync=jnp.zeros([], jnp.int32),
-            slow=None if paired else copies(params),
+            slow=None if paired else copy_tree(params),
         )
 
     def update(
@@ -91,7 +92,7 @@ def lookahead(
         updates, fast_state = fast_optimizer.update(grads, state.fast_state, fast, **extra)
         sync = state.steps_since_sync == sync_period - 1
         ahead = jax.tree.map(lambda f, u, s: f + u - s, fast, updates, slow)
-        # Of theta + u - phi, phi goes the share alpha forward and theta the rest back.
+        # phi moves forward by alpha (theta + u - phi); theta moves back by the rest.
         slow_updates = jax.tree.map(lambda a: times(slow_step_size * sync, a), ahead)
         updates = jax.tree.map(lambda u, a: u - times((1 - slow_step_size) * sync, a), updates, ahead)
         if reset_state:

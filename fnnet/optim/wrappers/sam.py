@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: the gradient of the worst point nearby (Foret et al. 2021, arXiv:2010.01412)."""
+"""Sharpness-aware minimization: the gradient at the worst point nearby (Foret et al. 2021, arXiv:2010.01412)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,14 +10,14 @@ import optax
 
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import abs_sq, like, times
+from fnnet.optim.hyperparameters import abs_sq, cast_like, times
 
 
 class SamState(NamedTuple):
-    """What SAM remembers."""
+    """The state of SAM."""
 
     opt_state: optax.OptState  # of the wrapped optimizer
-    evaluations: Evaluations  # int32[] each, the wrapped optimizer's own not included
+    evaluations: Evaluations  # int32[] each, without those of the wrapped optimizer
 
 
 def sam(
@@ -30,28 +30,28 @@ def sam(
 ) -> optax.GradientTransformationExtraArgs:
     """Sharpness-aware minimization, around any optimizer.
 
-        epsilon = rho g / |g|                       |g|: over all params
-        epsilon = rho T^2 g / |T g|                 adaptive, T = |theta| + eta
-        theta <- theta + u(grad L(theta + epsilon)) the optimizer's step
+        epsilon = rho g / |g|                           |g|: over all params
+        epsilon = rho T^2 g / |T g|                     adaptive, T = |theta| + eta
+        theta <- theta + u(grad L(theta + epsilon))     the optimizer's step
 
     Args:
-        optimizer: an optimizer, from here or optax. It is given the params theta and, as they are, the extra
-            arguments of `update`; only the gradient is another.
-        rho: the length of epsilon, 0 or more. The paper's is 0.05; for the adaptive form about ten times as much.
-        sync_period: gradients in a step, 2 or more: sync_period - 1 times epsilon, each from where the last one
-            ended, as in `optax.contrib.sam`.
-        adaptive: steps in proportion to each param, which a rescaling of the weights does not change.
-        eta: keeps params that are 0 moving in the adaptive form, 0 or more. (The paper's is 0.01; 0 in
-            davda54's PyTorch version.)
+        optimizer: an optimizer from `fnnet.optim` or optax. It receives the params theta and the extra arguments of
+            `update` unchanged. Only the gradient differs.
+        rho: the length of epsilon, 0 or more. The paper uses 0.05, and about ten times as much for the adaptive form.
+        sync_period: gradients per step, 2 or more. The step adds epsilon sync_period - 1 times, each time from the
+            last point, as in `optax.contrib.sam`.
+        adaptive: scales epsilon by the size of each param, so that rescaling the weights changes nothing.
+        eta: lets params that are 0 move in the adaptive form, 0 or more. (The paper uses 0.01, davda54's PyTorch
+            version 0.)
 
-    `update` needs `value_fn`, params -> the scalar loss on this step's batch; `train.make_step` passes it. A step
-    counts sync_period values and gradients. Where the gradient is 0, so is epsilon (optax: NaN).
+    `update` needs `value_fn`, a function from params to the scalar loss on the batch of this step; `train.make_step`
+    passes it. A step counts sync_period values and gradients. If the gradient is 0, so is epsilon. (optax: NaN.)
 
     Twin: `optax.contrib.sam(optimizer, chain(normalize(), sgd(rho)), sync_period, opaque_mode=True)`, equal bit for
-        bit, which is given `grad_fn(params, i)` instead. Its other mode, one step spread over two calls, is not here.
+    bit. It takes `grad_fn(params, i)` instead. Its other mode, one step spread over two calls, is not supported.
 
     Raises:
-        TypeError, ValueError: rho or eta are negative; sync_period is no int of 2 or more; `update` is called
+        TypeError, ValueError: rho or eta is negative; sync_period is not an int of 2 or more; `update` is called
             without params or `value_fn`; params are complex.
 
     Source: Foret et al. 2021, arXiv:2010.01412; adaptive: Kwon et al. 2021, arXiv:2102.11600.
@@ -77,7 +77,7 @@ def sam(
         if adaptive:
             t = jax.tree.map(lambda p: jnp.abs(p) + jnp.asarray(eta, p.dtype), theta)
             g = jax.tree.map(jnp.multiply, t, g)
-        size = norm(g)
+        size = nonzero_norm(g)
         g = jax.tree.map(lambda g: g / size.astype(g.dtype), g)
         if adaptive:
             g = jax.tree.map(jnp.multiply, t, g)
@@ -105,7 +105,7 @@ def sam(
         theta, g = params, grads
         for _ in range(sync_period - 1):
             theta = ascend(theta, g)
-            g = like(jax.grad(value_fn)(theta), grads)
+            g = cast_like(jax.grad(value_fn)(theta), grads)
         updates, opt_state = optimizer.update(g, state.opt_state, params, value_fn=value_fn, **extra)
         evaluations = state.evaluations.plus(values=sync_period, gradients=sync_period)
         return updates, SamState(opt_state, evaluations)
@@ -113,8 +113,8 @@ def sam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def norm(g: optax.Updates) -> jax.Array:
-    """|g| over all leaves, in float32 at least; 1 in place of 0, to divide by."""
+def nonzero_norm(g: optax.Updates) -> jax.Array:
+    """|g| over all leaves, in float32 at least; 1 instead of 0, since it is a divisor."""
     squares = [abs_sq(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))) for leaf in jax.tree.leaves(g)]
     square = sum((jnp.sum(s) for s in squares), jnp.zeros([]))
     return jnp.sqrt(jnp.where(square == 0, 1, square))

@@ -8,21 +8,24 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.first_order.sgd import sgd
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, check_rate, like, times
-from fnnet.optim.schedules import warmup_constant_schedule
-from fnnet.optim.transforms.weight_decay import add_weight_decay
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+)
+from fnnet.optim.schedules.warm_up import warmup_constant_schedule
 
 
 class ScheduleFreeState(NamedTuple):
-    """What schedule-free learning remembers, beside y, which are the params."""
+    """The state of schedule-free learning. The params are y."""
 
-    step: jax.Array  # int32[], number of the update to come, from 1
+    step: jax.Array  # int32[], number of the next update, from 1
     z: optax.Params  # the fast sequence, like params
     weight_sum: jax.Array  # float[], sum of the weights in the average
     largest_rate: jax.Array  # float[], the largest alpha so far
     b1: jax.Array  # float[], for `schedule_free_eval_params`
-    base: optax.OptState  # what the base optimizer remembers
+    base: optax.OptState  # state of the base optimizer
 
 
 def schedule_free(
@@ -35,7 +38,7 @@ def schedule_free(
     r: chex.Numeric = 0.0,
     sum_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Any optimizer without momentum, made schedule-free.
+    """Makes any optimizer without momentum schedule-free.
 
         z <- z + base(g)                                    base(g): the base optimizer's step, -alpha g for sgd
         w = t^r (largest alpha so far)^p
@@ -43,25 +46,25 @@ def schedule_free(
         x <- (1 - c) x + c z                                the average: the params to evaluate
         y <- b1 x + (1 - b1) z                              the params: gradients are taken here
 
-    x is not kept: it is (y - (1 - b1) z) / b1, and `schedule_free_eval_params` returns it.
+    x is not stored: it is (y - (1 - b1) z) / b1. `schedule_free_eval_params` returns it.
 
     Args:
-        base_optimizer: without momentum (Adam: b1 = 0), with the same learning rate.
-        learning_rate: alpha, a number or a schedule of the step, from which only the weights w are computed. A schedule
-            with a warm-up and no decay is meant. Its step counts from 1 here, and from 0 in the base optimizer: pass
-            the base `lambda step: schedule(step + 1)` for steps of the alpha that they are weighted with.
-        b1: share of x in y, in (0, 1).
+        base_optimizer: an optimizer without momentum (for Adam, b1 = 0), with the same learning rate.
+        learning_rate: alpha, a number or a schedule of the step, used only for the weights w. A schedule should have
+            a warm-up and no decay. Its step counts from 1 here, but from 0 in the base optimizer. Pass `lambda step:
+            schedule(step + 1)` to the base optimizer if each step should use the same alpha as its weight.
+        b1: fraction of x in y, in (0, 1).
         weight_lr_power: p; 0 for the plain average.
-        state_dtype: dtype in which z is kept; the params' unless given.
-        r: exponent of the step in the weights, as in the authors' package; 0 there too unless given.
-        sum_dtype: dtype in which the sum of the weights is kept; the lowest of the params' unless given. (A sum in
-            bfloat16 stops growing at 256 equal weights: float32 is the average that is meant.)
+        state_dtype: dtype of z; the params' dtype by default.
+        r: exponent of the step in the weights, as in the authors' package, where the default is 0, too.
+        sum_dtype: dtype of the sum of the weights; by default the lowest precision among the params. (A sum in
+            bfloat16 stops growing at 256 equal weights: use float32 for a true average.)
 
     Twin: `optax.contrib.schedule_free`, equal bit for bit.
 
     Raises:
-        TypeError, ValueError: the learning rate is no number or schedule, or negative; b1 is not in (0, 1); `update` is
-            called without params.
+        TypeError, ValueError: the learning rate is neither a number nor a schedule, or negative; b1 is not in (0, 1);
+            `update` is called without params.
 
     Source: Defazio et al. 2024, arXiv:2405.15682, algorithm 1.
 
@@ -74,7 +77,7 @@ def schedule_free(
         >>> state.z, fn.optim.schedule_free_eval_params(state, y), y
         (Array([0.], dtype=float32), Array([0.25], dtype=float32), Array([0.125], dtype=float32))
     """
-    check_rate("schedule_free", learning_rate)
+    check_learning_rate("schedule_free", learning_rate)
     check.between("schedule_free", "b1", b1, 0, 1)
     if isinstance(b1, int | float) and b1 == 0:
         raise ValueError("schedule_free: b1=0, wanted above 0: x is found from y = b1 x + (1 - b1) z")
@@ -85,7 +88,7 @@ def schedule_free(
         sum_type = dtype if sum_dtype is None else sum_dtype
         return ScheduleFreeState(
             step=jnp.ones([], jnp.int32),
-            # A copy, so that both params and state may be donated to a compiled step.
+            # A copy, so that both params and state can be donated to a compiled step.
             z=jax.tree.map(lambda p: jnp.array(p, state_dtype, copy=True), params),
             weight_sum=jnp.zeros([], sum_type),
             largest_rate=jnp.zeros([], sum_type),
@@ -97,14 +100,16 @@ def schedule_free(
         grads: optax.Updates, state: ScheduleFreeState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ScheduleFreeState]:
         if params is None:
-            raise ValueError("schedule_free: params are y, write update(grads, state, params)")
+            raise ValueError(
+                "schedule_free: needs the params, which are y; write update(grads, state, params)"
+            )
         alpha = jnp.asarray(at_step(learning_rate, state.step), state.largest_rate.dtype)
         largest = jnp.maximum(state.largest_rate, alpha)
         w = largest**weight_lr_power
         if not (isinstance(r, int | float) and r == 0):
             w = w * state.step**r
         weight_sum = state.weight_sum + w
-        # 0 while all alphas are 0; NaN stays.
+        # 0 while all alphas are 0; NaN stays NaN.
         c = jnp.where(
             jnp.logical_or(jnp.isnan(w), jnp.isnan(weight_sum)),
             jnp.full(w.shape, jnp.nan),
@@ -116,27 +121,27 @@ def schedule_free(
         x = jax.tree.map(lambda y, z: (y - (1.0 - b1) * z) / b1, params, state.z)
         x = jax.tree.map(lambda x, z: (1.0 - c) * x + c * z, x, z)
         y = jax.tree.map(lambda x, z: b1 * x + (1.0 - b1) * z, x, z)
-        # y is rounded before the difference is: so y + update is y in half precision too.
-        updates = jax.tree.map(lambda y, p: y - p, like(y, params), params)
+        # y is rounded first, so that params + update is exactly the new y in half precision, too.
+        updates = jax.tree.map(lambda y, p: y - p, cast_like(y, params), params)
         new = ScheduleFreeState(optax.safe_increment(state.step), z, weight_sum, largest, state.b1, memory)
-        return like(updates, grads), like(new, state)
+        return cast_like(updates, grads), cast_like(new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def schedule_free_eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
-    """The average x, to evaluate and to keep, from the params y that are trained.
+    """Returns the average x, which is to be evaluated and saved, from the trained params y.
 
         x = (y - (1 - b1) z) / b1
 
     Args:
-        state: that of `schedule_free`, `schedule_free_sgd` or `schedule_free_adamw`.
+        state: the state of `schedule_free`, `schedule_free_sgd` or `schedule_free_adamw`.
         params: y.
 
     Baseline: `optax.contrib.schedule_free_eval_params`, equal bit for bit.
 
     Raises:
-        TypeError: the state is another optimizer's.
+        TypeError: the state is that of another optimizer.
 
     Example: see `schedule_free`.
     """
@@ -149,8 +154,8 @@ def schedule_free_eval_params(state: optax.OptState, params: optax.Params) -> op
 
 
 def with_warmup(optimizer: str, learning_rate: Any, warmup_steps: int | None) -> ScalarOrSchedule:
-    """The rate, or a schedule from 0 at step 0 to the rate at step `warmup_steps`."""
-    check_rate(optimizer, learning_rate)
+    """The learning rate, or a schedule that rises from 0 at step 0 to it at step `warmup_steps`."""
+    check_learning_rate(optimizer, learning_rate)
     if warmup_steps is None:
         return learning_rate
     check.is_positive(optimizer, "warmup_steps", warmup_steps)
@@ -162,164 +167,6 @@ def with_warmup(optimizer: str, learning_rate: Any, warmup_steps: int | None) ->
     return warmup_constant_schedule(0.0, learning_rate, warmup_steps)
 
 
-def one_ahead(rate: ScalarOrSchedule) -> ScalarOrSchedule:
-    """The rate of the step after."""
+def one_step_ahead(rate: ScalarOrSchedule) -> ScalarOrSchedule:
+    """The schedule shifted by one step: its value at the next step."""
     return (lambda step: rate(step + 1)) if callable(rate) else rate
-
-
-def schedule_free_sgd(
-    learning_rate: ScalarOrSchedule = 1.0,
-    warmup_steps: int | None = None,
-    b1: chex.Numeric = 0.9,
-    weight_decay: chex.Numeric | None = None,
-    weight_lr_power: chex.Numeric = 2.0,
-    state_dtype: Any = None,
-    *,
-    r: chex.Numeric = 0.0,
-    sum_dtype: Any = None,
-    rate_from_zero: bool = True,
-) -> optax.GradientTransformationExtraArgs:
-    """Schedule-free gradient descent: `schedule_free` of `sgd`.
-
-        z <- z - alpha (g + lambda y)
-
-    Args:
-        learning_rate: alpha, a number, or a schedule of the step without decay.
-        warmup_steps: alpha rises in a line from 0 over so many steps; at once unless given.
-        b1: share of x in y, in (0, 1). (The authors call it momentum.)
-        weight_decay: lambda; None for none.
-        weight_lr_power: exponent of alpha in the weights, as in `schedule_free`.
-        state_dtype: dtype in which z is kept; the params' unless given.
-        r: exponent of the step in the weights.
-        sum_dtype: dtype in which the sum of the weights is kept, as in `schedule_free`.
-        rate_from_zero: True for optax's order: step t has the alpha of t - 1, with a warm-up 0 at first, and the weight
-            of t. False for the authors': both are those of t, so that the first step is warmup_steps times smaller.
-
-    Twin: `optax.contrib.schedule_free_sgd`, equal bit for bit.
-
-    Raises:
-        TypeError, ValueError: as `schedule_free`; lambda is negative; warmup_steps is no positive int, or given with a
-            schedule.
-
-    Source: Defazio et al. 2024, arXiv:2405.15682.
-
-    Example:
-        >>> optimizer = fn.optim.schedule_free_sgd(0.5, b1=0.5)
-        >>> y, state = jnp.array([1.0]), optimizer.init(jnp.array([1.0]))
-        >>> optimizer.update(jnp.array([1.0]), state, y)[0]
-        Array([-0.5], dtype=float32)
-    """
-    rate = with_warmup("schedule_free_sgd", learning_rate, warmup_steps)
-    check.between("schedule_free_sgd", "weight_decay", weight_decay, 0)
-    descent = sgd(rate if rate_from_zero else one_ahead(rate))
-
-    def update(
-        grads: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, Any]:
-        if weight_decay is not None:
-            grads = add_weight_decay("schedule_free_sgd", grads, params, weight_decay, None)
-        return descent.update(grads, state, params)
-
-    base = optax.GradientTransformationExtraArgs(descent.init, update)
-    return schedule_free(base, rate, b1, weight_lr_power, state_dtype, r=r, sum_dtype=sum_dtype)
-
-
-class NormalizedState(NamedTuple):
-    """What Adam without momentum remembers."""
-
-    step: jax.Array  # int32[], updates taken
-    v: optax.Params  # mean of the squared gradient, like params
-
-
-def schedule_free_adamw(
-    learning_rate: ScalarOrSchedule = 0.0025,
-    warmup_steps: int | None = None,
-    b1: chex.Numeric = 0.9,
-    b2: chex.Numeric = 0.999,
-    eps: chex.Numeric = 1e-8,
-    weight_decay: chex.Numeric = 0.0,
-    weight_lr_power: chex.Numeric = 2.0,
-    state_dtype: Any = None,
-    *,
-    r: chex.Numeric = 0.0,
-    sum_dtype: Any = None,
-    rate_from_zero: bool = True,
-    bias_in_rate: bool = False,
-) -> optax.GradientTransformationExtraArgs:
-    """Schedule-free AdamW: `schedule_free` of Adam without momentum.
-
-        v <- b2 v + (1 - b2) g^2                            v_hat = v / (1 - b2^t)
-        z <- z - alpha (g / (sqrt(v_hat) + eps) + lambda y)
-
-    Args:
-        learning_rate: alpha, a number, or a schedule of the step without decay.
-        warmup_steps: alpha rises in a line from 0 over so many steps; at once unless given.
-        b1: share of x in y, in (0, 1), in place of Adam's momentum.
-        b2: share of the old v that is kept, in [0, 1).
-        eps: keeps the quotient finite.
-        weight_decay: lambda, multiplied by alpha.
-        weight_lr_power: exponent of alpha in the weights, as in `schedule_free`.
-        state_dtype: dtype in which z is kept; the params' unless given.
-        r: exponent of the step in the weights.
-        sum_dtype: dtype in which the sum of the weights is kept, as in `schedule_free`.
-        rate_from_zero: as in `schedule_free_sgd`.
-        bias_in_rate: True for v_hat = v and alpha sqrt(1 - b2^t) in place of alpha, in the step, the decay and the
-            weights: the paper's experiments, and AdamWScheduleFreePaper in the authors' package.
-
-    Twin: `optax.contrib.schedule_free_adamw`, equal bit for bit.
-
-    Raises:
-        TypeError, ValueError: as `schedule_free`; b2 is not in [0, 1); eps or lambda are negative; warmup_steps is no
-            positive int, or given with a schedule.
-
-    Source: Defazio et al. 2024, arXiv:2405.15682, algorithm 1.
-
-    Example:
-        >>> optimizer = fn.optim.schedule_free_adamw(0.1)
-        >>> y, state = jnp.array([1.0, 1.0]), optimizer.init(jnp.array([1.0, 1.0]))
-        >>> updates, state = optimizer.update(jnp.array([100.0, -0.1]), state, y)
-        >>> [f"{u:.4f}" for u in updates]
-        ['-0.1000', '0.1000']
-    """
-    rate = with_warmup("schedule_free_adamw", learning_rate, warmup_steps)
-    check.between("schedule_free_adamw", "b2", b2, 0, 1)
-    check.between("schedule_free_adamw", "eps", eps, 0)
-    check.between("schedule_free_adamw", "weight_decay", weight_decay, 0)
-    base_rate = rate if rate_from_zero else one_ahead(rate)
-
-    def root_of_bias(t: jax.Array) -> jax.Array:
-        return jnp.sqrt(1 - b2**t)
-
-    def weights_rate(t: jax.Array) -> Any:
-        return at_step(rate, t) * root_of_bias(t)
-
-    def init(params: optax.Params) -> NormalizedState:
-        return NormalizedState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
-
-    def update(
-        grads: optax.Updates, state: NormalizedState, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, NormalizedState]:
-        alpha = at_step(base_rate, state.step)
-        t = optax.safe_increment(state.step)
-        v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
-        v_hat = v
-        if bias_in_rate:
-            alpha = alpha * root_of_bias(t)
-        else:
-            bias = 1 - b2**t
-            v_hat = jax.tree.map(lambda v: v / bias.astype(v.dtype), v)
-        x = jax.tree.map(lambda v, g: 1 / (jnp.sqrt(v) + eps) * g, v_hat, grads)
-        x = add_weight_decay("schedule_free_adamw", x, params, weight_decay, None)
-        updates = jax.tree.map(lambda x: times(-alpha, x), x)
-        return like(updates, grads), NormalizedState(t, like(v, state.v))
-
-    base = optax.GradientTransformationExtraArgs(init, update)
-    return schedule_free(
-        base,
-        weights_rate if bias_in_rate else rate,
-        b1,
-        weight_lr_power,
-        state_dtype,
-        r=r,
-        sum_dtype=sum_dtype,
-    )

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to go on, whole on disk or not there at all."""
+"""Checkpoints: what a run needs to resume, written completely or not at all."""
 
 from fnnet.train.checkpoint.checkpoint import restore, save, steps
 from fnnet.train.checkpoint.files import CheckpointError

@@ -1,4 +1,4 @@
-"""The arrays of a checkpoint: from the leaves of a tree to orbax's files, and back to where they belong."""
+"""The arrays of a checkpoint: from the leaves of a tree to orbax's files, and back to their devices."""
 
 import gc
 import logging
@@ -16,7 +16,7 @@ from fnnet import check
 
 SHOWN = 3  # leaves named in an error
 
-# What orbax stores, less the formats of four bits and fewer.
+# What orbax stores, except for the formats of four bits and fewer.
 DTYPES = """
     bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64
     complex64 complex128 float8_e3m4 float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz float8_e5m2
@@ -24,8 +24,13 @@ DTYPES = """
 """
 
 
-def leaves_of(function: str, tree: Any) -> dict[str, Any]:
-    """The leaves by their paths, checked."""
+def named_leaves(function: str, tree: Any) -> dict[str, Any]:
+    """The leaves by their paths.
+
+    Raises:
+        TypeError: a leaf is not an array, is traced, or has a dtype that checkpoints cannot hold.
+        ValueError: two leaves have one path.
+    """
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path)
@@ -46,11 +51,11 @@ def leaves_of(function: str, tree: Any) -> dict[str, Any]:
         abstract = isinstance(leaf, jax.ShapeDtypeStruct) and not is_key(leaf)
         if abstract and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
             raise TypeError(
-                f"{function}: {name or 'the tree'} is {check.describe(leaf)}, which jax would cut to half its "
+                f"{function}: {name or 'the tree'} is {check.describe(leaf)}, which jax would reduce to half its "
                 'width; call jax.config.update("jax_enable_x64", True) first'
             )
         if name in leaves:
-            raise ValueError(f"{function}: two leaves are called {name}; give them paths of their own")
+            raise ValueError(f"{function}: two leaves have the path {name}; give them different paths")
         leaves[name] = leaf
     return leaves
 
@@ -59,21 +64,21 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def kind(leaf: Any) -> str:
-    """The leaf's dtype and shape, such as float32[3,2], whatever its order of bytes."""
+def describe_leaf(leaf: Any) -> str:
+    """The leaf's dtype and shape, such as float32[3,2], without its byte order."""
     return check.describe(leaf if is_key(leaf) else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype.name))
 
 
-def entry(name: str, leaf: Any) -> dict[str, str]:
-    """What about.json says of a leaf."""
-    described = {"path": name, "array": kind(leaf)}
+def leaf_entry(name: str, leaf: Any) -> dict[str, str]:
+    """The leaf's entry in about.json."""
+    described = {"path": name, "array": describe_leaf(leaf)}
     return described | {"key": str(jax.random.key_impl(leaf))} if is_key(leaf) else described
 
 
 def differences(got: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """What differs between leaves, {path: dtype and shape}, for an error; "" where nothing does."""
+    """The differences between leaves, {path: dtype and shape}, for an error message; "" if there are none."""
 
-    def some(names: list[str], show: Any) -> str:
+    def join_first(names: list[str], show: Any) -> str:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         return ", ".join(show(name) for name in names[:SHOWN]) + more
 
@@ -83,49 +88,49 @@ def differences(got: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     return "; ".join(
         text
         for names, text in (
-            (missing, "it lacks " + some(missing, lambda name: f"{name} {wanted[name]}")),
-            (extra, "it has, unasked for, " + some(extra, lambda name: f"{name} {got[name]}")),
-            (other, some(other, lambda name: f"{name} is {got[name]} there, wanted {wanted[name]}")),
+            (missing, "it lacks " + join_first(missing, lambda name: f"{name} {wanted[name]}")),
+            (extra, "it has, not asked for, " + join_first(extra, lambda name: f"{name} {got[name]}")),
+            (other, join_first(other, lambda name: f"{name} is {got[name]}, wanted {wanted[name]}")),
         )
         if names
     )
 
 
-def orbax(function: str) -> Any:
-    """The reader and writer of arrays."""
+def make_checkpointer(function: str) -> Any:
+    """orbax's reader and writer of arrays."""
     try:
         import orbax.checkpoint as ocp
     except ImportError as exc:
         raise ImportError(
             f"{function}: checkpoints are written by orbax, which is missing; pip install 'fnnet[checkpoint]'"
         ) from exc
-    # Trained weights do not compress: 100 MB of them became 92, in 400 ms in place of 150.
+    # Trained weights do not compress: 100 MB became 92 MB, in 400 ms instead of 150.
     return ocp.Checkpointer(
         ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False)
     )
 
 
 def write(checkpointer: Any, path: Path, leaves: Mapping[str, Any]) -> None:
-    """Writes the leaves to a new folder: a flat tree, named by number, as paths may hold any character."""
-    with _contained():
-        checkpointer.save(path, _stored(leaves))
+    """Writes the leaves to a new folder, named by number, because paths may contain any character."""
+    with _quiet_orbax():
+        checkpointer.save(path, _to_orbax(leaves))
 
 
 def read(
     checkpointer: Any, path: Path, entries: list[dict[str, str]], wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The leaves by their paths, each of the kind and in the place of its like.
+    """The leaves by their paths, each with the type and the sharding of its counterpart.
 
     Args:
-        checkpointer: from `orbax`.
+        checkpointer: from `make_checkpointer`.
         path: of the folder.
         entries: of about.json, in the order of the numbers.
-        wanted: the likes, by their paths.
+        wanted: the counterparts, by their paths.
     """
     import orbax.checkpoint as ocp
 
     likes = {str(i): wanted[entry["path"]] for i, entry in enumerate(entries)}
-    # On the disk a key is its numbers.
+    # On the disk a key is its key data.
     data = {
         i: jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf for i, leaf in likes.items()
     }
@@ -138,18 +143,18 @@ def read(
             args[i] = ocp.ArrayRestoreArgs(sharding=sharding, global_shape=data[i].shape)
     arrays = {}
     if args:
-        with _contained():
+        with _quiet_orbax():
             restore_args = ocp.args.PyTreeRestore(item=dict.fromkeys(args, 0), restore_args=args)
             arrays = checkpointer.restore(path, restore_args)
     return {
-        entry["path"]: _placed(arrays.get(i), data[i], leaf, entry.get("key"))
+        entry["path"]: _from_orbax(arrays.get(i), data[i], leaf, entry.get("key"))
         for (i, leaf), entry in zip(likes.items(), entries, strict=True)
     }
 
 
 @contextmanager
-def _contained() -> Iterator[None]:
-    """Keeps orbax's log of what it raises off stderr, and its threads from writing on after a failure."""
+def _quiet_orbax() -> Iterator[None]:
+    """Keeps orbax from logging what it raises, and waits for its threads to stop writing after a failure."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     before = [logger.disabled for logger in loggers]
     threads = set(threading.enumerate())
@@ -159,16 +164,16 @@ def _contained() -> Iterator[None]:
         yield
     except BaseException:
         for thread in set(threading.enumerate()) - threads:
-            threading.Thread.join(thread, timeout=10.0)  # the join of orbax's own threads raises
-        gc.collect()  # what asyncio logs of its abandoned tasks, it logs now
+            threading.Thread.join(thread, timeout=10.0)  # orbax's own join of its threads raises
+        gc.collect()  # asyncio logs its abandoned tasks now, while the loggers are disabled
         raise
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
 
 
-def _stored(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """What orbax writes for the leaves: it takes no keys, no arrays without an element, no empty tree."""
+def _to_orbax(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves as orbax can write them: it takes no keys, no empty arrays and no empty tree."""
     stored: dict[str, Any] = {}
     for i, leaf in enumerate(leaves.values()):
         if not leaf.size:
@@ -177,34 +182,34 @@ def _stored(leaves: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(array, jax.Array):
             array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
         elif array.is_fully_addressable and (jax.process_count() > 1 or len(array.sharding.device_set) == 1):
-            # Of several processes each has its own, and the first one's is written. Of one device: orbax takes
-            # 24 ms for 14 small arrays of NumPy, and 38 for jax's.
+            # With several processes, each has its own copy, and the first process writes. On one device, orbax takes
+            # 24 ms for 14 small NumPy arrays and 38 ms for jax's.
             array = np.asarray(array)
         stored[str(i)] = array
     return stored or {"none": np.zeros(1, np.int8)}
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding | None:
-    """Where an array like the leaf belongs; None for NumPy's, and for one on no device in particular."""
+    """The sharding of an array like the leaf; None for a NumPy array, or one that is not committed to a device."""
     committed = leaf.committed if isinstance(leaf, jax.Array) else isinstance(leaf, jax.ShapeDtypeStruct)
     return leaf.sharding if committed else None
 
 
-def _placed(array: Any, data: Any, leaf: Any, key: str | None) -> Any:
-    """An array as it was read, made what the leaf is: a key, a NumPy array, an array on its devices."""
+def _from_orbax(array: Any, data: Any, leaf: Any, key: str | None) -> Any:
+    """An array that orbax has read, converted to what the leaf is: a key, a NumPy array, an array on its devices."""
     sharding = _sharding(leaf)
-    if array is None:  # it has no element
+    if array is None:  # it is empty
         array = np.zeros(data.shape, data.dtype)
         if sharding is not None:
             array = jax.make_array_from_callback(data.shape, sharding, array.__getitem__)
     if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        array = array.astype(leaf.dtype, copy=False)  # big-endian, perhaps
+        array = array.astype(leaf.dtype, copy=False)  # it may be big-endian
         return array[()] if isinstance(leaf, np.generic) else array
     if sharding is None:
         array = jnp.array(array)
     if key is not None:
         return jax.random.wrap_key_data(array, impl=key)
-    if leaf.weak_type:  # a step compiled for it would compile again, and results might have another dtype
+    if leaf.weak_type:  # otherwise a compiled step would compile again, and results might have another dtype
         weak = jnp.broadcast_to(jnp.asarray(array.dtype.type(0).item()), array.shape)
         array = jax.device_put(weak, sharding).at[...].set(array) if weak.dtype == array.dtype else array
     return array

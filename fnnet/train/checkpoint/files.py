@@ -1,4 +1,4 @@
-"""The files of a checkpoint: sealed by a list of their digests, and verified by it."""
+"""The files of a checkpoint: a record with the digest of each file is written last, and verified before reading."""
 
 import errno
 import hashlib
@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 
-FORMAT = 1  # of about.json and of what lies beside it; a reader takes its own and the older ones
-UNFINISHED = (".saving-", ".removing-")  # hidden names; what bears one is no checkpoint
+FORMAT = 1  # of about.json and the files beside it; a reader accepts its own format and older ones
+UNFINISHED = (".saving-", ".removing-")  # hidden names of folders that are not checkpoints
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, foreign, newer than this fnnet, or of another network."""
+    """A checkpoint is missing, damaged, not fnnet's, newer than this fnnet, or of another network."""
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -30,8 +30,8 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return {int(name[5:]): folder / name for name in names if re.fullmatch(r"step_\d{12}", name)}
 
 
-def seal(saving: Path, record: dict[str, Any]) -> None:
-    """Brings the files to the disk, and adds about.json: the record, versions, what the files must be."""
+def write_record(saving: Path, record: dict[str, Any]) -> None:
+    """Flushes the files to the disk, and adds about.json: the record, versions, and each file's size and digest."""
     import fnnet
 
     files = {}
@@ -51,9 +51,13 @@ def seal(saving: Path, record: dict[str, Any]) -> None:
         flush(Path(parent))
 
 
-def verified(path: Path) -> dict[str, Any]:
-    """What about.json says, once everything in the checkpoint is found to be as it was written."""
-    damaged = "the checkpoint is damaged, restore it from a copy"
+def verify(path: Path) -> dict[str, Any]:
+    """The record in about.json, after checking that all files are as they were written.
+
+    Raises:
+        CheckpointError: a file is missing or has changed.
+    """
+    damaged = "the checkpoint is damaged; restore it from a copy"
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file, wanted a folder; {damaged}")
     try:
@@ -64,7 +68,7 @@ def verified(path: Path) -> dict[str, Any]:
             f"{path} has no about.json, but {names}: it is damaged, or was not written by fnnet"
         ) from None
     except ValueError as exc:
-        raise CheckpointError(f"{path / 'about.json'} is no JSON ({exc}); {damaged}") from None
+        raise CheckpointError(f"{path / 'about.json'} is not JSON ({exc}); {damaged}") from None
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise CheckpointError(f"{path / 'about.json'} has no format number: it was not written by fnnet")
     if record["format"] > FORMAT:
@@ -76,7 +80,7 @@ def verified(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path / 'about.json'} has changed since it was written; {damaged}")
     if path.name != f"step_{record['step']:012d}":
         raise CheckpointError(
-            f"{path} is of step {record['step']}, and has another name; name it by its step"
+            f"{path} is of step {record['step']}, and has another name; rename it to its step"
         )
     for name, wanted in record["files"].items():
         file = path / name
@@ -92,17 +96,17 @@ def verified(path: Path) -> dict[str, Any]:
     return record
 
 
-def last_whole(paths: list[Path]) -> str:
-    """For an error: which of the other checkpoints can be used, and how."""
+def suggest_intact(paths: list[Path]) -> str:
+    """The end of an error message: which other checkpoint is intact, and how to use it."""
     for path in reversed(paths):
         with suppress(CheckpointError, OSError):
-            step = verified(path)["step"]
-            return f"; step {step} is whole: pass step={step}, and move later ones away before the run saves again"
-    return "; there is no other that is whole" if paths else ""
+            step = verify(path)["step"]
+            return f"; step {step} is intact: pass step={step}, and move later ones away before the run saves again"
+    return "; there is no other intact one" if paths else ""
 
 
-def contents(folder: Path) -> str:
-    """Why there is no checkpoint in a folder."""
+def explain_empty(folder: Path) -> str:
+    """The end of an error message: why there is no checkpoint in a folder."""
     if not folder.exists():
         return "there is no such folder"
     if not folder.is_dir():
@@ -111,7 +115,7 @@ def contents(folder: Path) -> str:
     if "about.json" in names:
         return f"it is a checkpoint itself; wanted the folder around it, {folder.parent}"
     if unfinished := [name for name in names if name.startswith(UNFINISHED)]:
-        return f"a process was stopped before its first one was whole, and left {unfinished[0]}; begin anew"
+        return f"a process was stopped before its first checkpoint was complete, and left {unfinished[0]}; start again"
     return f"it has {', '.join(names[:5])}, which fnnet did not write" if names else "it is empty"
 
 
@@ -122,27 +126,27 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
+    """Waits until a file, or the list of a folder's files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as exc:
-        if exc.errno != errno.EINVAL:  # some network file systems flush no folders
+        if exc.errno != errno.EINVAL:  # some network file systems cannot flush folders
             raise
     finally:
         os.close(descriptor)
 
 
-def has_room(folder: Path, size: int) -> None:
-    """Raises where the disk is too full, before orbax's threads find it out one after the other."""
+def check_free_space(folder: Path, size: int) -> None:
+    """Raises OSError if the disk is too full, before orbax's threads fail one after the other."""
     disk = shutil.disk_usage(folder)
     needed = size + 2**16  # orbax's own, and about.json
     if disk.total and disk.free < needed:
         raise OSError(errno.ENOSPC, "", f"{needed:,} bytes are needed, {disk.free:,} are free")
 
 
-def error_number(error: BaseException) -> int | None:
-    """The system's number of an error; tensorstore, which orbax writes with, has it in a ValueError's text."""
+def errno_of(error: BaseException) -> int | None:
+    """The errno of an error. tensorstore, with which orbax writes, has it in the text of a ValueError."""
     if isinstance(error, OSError):
         return error.errno
     number = re.search(r"os_error_code='(\d+)'", str(error))

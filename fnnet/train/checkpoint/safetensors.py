@@ -1,4 +1,4 @@
-"""Params to the safetensors format, which other libraries read, and back."""
+"""Params to and from the safetensors format, which other libraries read."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,9 +12,9 @@ import numpy as np
 from fnnet import check
 from fnnet.atomic import write_atomically
 from fnnet.layer import Params
-from fnnet.train.checkpoint.arrays import differences, kind
+from fnnet.train.checkpoint.arrays import describe_leaf, differences
 
-# The format's names and NumPy's.
+# The format's names of dtypes, and NumPy's.
 DTYPES = {
     "BOOL": "bool",
     "I8": "int8",
@@ -38,18 +38,18 @@ DTYPES = {
 def save_safetensors(
     path: str | os.PathLike[str], params: Params, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes params to a safetensors file, whole or not at all; `{"dense_0": {"w": w}}` becomes "dense_0/w".
+    """Writes params to a safetensors file, completely or not at all. `{"dense_0": {"w": w}}` becomes "dense_0/w".
 
     Args:
-        path: of the file; what is there already is replaced.
+        path: of the file; an existing file is replaced.
         params: nested dict of arrays.
         metadata: strings by name, for the file's header; `safetensors.safe_open(path, "np").metadata()` reads
             them.
 
     Raises:
-        TypeError: params is no nested dict of arrays, a dtype is not in the format, or metadata is no dict of
-            strings.
-        ValueError: a name has "/" in it or is empty, or a dict is empty: neither would come back.
+        TypeError: params is not a nested dict of arrays, the format does not have a dtype, or metadata is not a dict
+            of strings.
+        ValueError: a name is empty or has "/" in it, or a dict is empty; they could not be read back.
         OSError: the file cannot be written.
         ImportError: safetensors is not installed.
 
@@ -71,7 +71,7 @@ def save_safetensors(
     metadata = dict(metadata or {})
     if not all(isinstance(text, str) for item in metadata.items() for text in item):
         raise TypeError(
-            f"save_safetensors: metadata={metadata!r}, wanted strings by name; json.dumps makes them"
+            f"save_safetensors: metadata={metadata!r}, wanted strings by name; convert others with json.dumps"
         )
     flat = {}
     for name, leaf in _flatten("save_safetensors: params", params):
@@ -80,7 +80,7 @@ def save_safetensors(
                 f"save_safetensors: {name} is {check.describe(leaf)}, a dtype that the format does not have; "
                 "convert it, for example to float32"
             )
-        # An array that is not contiguous would be written in the order of its memory, without a word.
+        # An array that is not contiguous would silently be written in the order of its memory.
         flat[name] = np.asarray(leaf, order="C")
     content = save(flat, metadata or None)
 
@@ -91,11 +91,11 @@ def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -
     """The params in a safetensors file, as jax arrays; "dense_0/w" becomes `{"dense_0": {"w": w}}`.
 
     Args:
-        path: of the file, fnnet's or another library's.
+        path: of the file, from fnnet or another library.
         like: params, arrays or `jax.ShapeDtypeStruct`s, whose names, shapes and dtypes the file must have.
 
     Raises:
-        ValueError: the file is damaged or of another format, has a dtype that jax does not have or would change,
+        ValueError: the file is damaged or has another format, has a dtype that jax does not have or would change,
             or differs from `like`.
         FileNotFoundError: there is no such file.
         ImportError: safetensors is not installed.
@@ -115,8 +115,8 @@ def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -
         entries = sorted(deserialize(content), key=lambda entry: entry[0])
     except SafetensorError as exc:
         raise ValueError(
-            f"load_safetensors: {path}: damaged, or no safetensors file: {len(content)} bytes ({exc}); wanted "
-            "a whole one, save it anew"
+            f"load_safetensors: {path}: damaged, or not a safetensors file: {len(content)} bytes ({exc}); wanted "
+            "a complete one; save it again"
         ) from None
 
     flat = {}
@@ -129,17 +129,17 @@ def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -
         dtype = jnp.dtype(DTYPES[entry["dtype"]])
         if jax.dtypes.canonicalize_dtype(dtype) != dtype:
             raise ValueError(
-                f"load_safetensors: {path}: {name} is {dtype}, which jax would cut to half its width; call "
+                f"load_safetensors: {path}: {name} is {dtype}, which jax would reduce to half its width; call "
                 'jax.config.update("jax_enable_x64", True) first, or convert the file'
             )
         flat[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
 
     if like is not None:
-        wanted = {name: kind(leaf) for name, leaf in _flatten("load_safetensors: like", like)}
-        if differs := differences({name: kind(array) for name, array in flat.items()}, wanted):
+        wanted = {name: describe_leaf(leaf) for name, leaf in _flatten("load_safetensors: like", like)}
+        if differs := differences({name: describe_leaf(array) for name, array in flat.items()}, wanted):
             raise ValueError(
-                f"load_safetensors: {path} does not fit: {differs}; wanted the params of the network it "
-                "was saved from"
+                f"load_safetensors: {path} does not fit: {differs}; wanted the params of the network that "
+                "it was saved from"
             )
 
     params: Params = {}
@@ -149,7 +149,10 @@ def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"load_safetensors: {path}: {name} lies within an array, {parent}")
+                raise ValueError(
+                    f"load_safetensors: {path}: {name} is inside of {parent}, which is an array, wanted "
+                    "a dict there; rename one of them"
+                )
         inner[last] = jnp.array(array)
     return params
 
@@ -170,6 +173,6 @@ def _flatten(what: str, tree: Any, place: str = "") -> Iterator[tuple[str, Any]]
     for name, child in tree.items():
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(
-                f'{where} has a key {name!r}, wanted a string without "/", which parts names in the file'
+                f'{where} has a key {name!r}, wanted a string without "/", which separates names in the file'
             )
         yield from _flatten(what, child, f"{place}/{name}" if place else name)

@@ -1,4 +1,4 @@
-"""Several processes that train as one: what each finds out by itself, all of them must go by."""
+"""Several processes that train as one: when one of them fails or decides something, all must follow."""
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +21,12 @@ def all_gather(numbers: Sequence[float]) -> np.ndarray:
 
 
 @contextmanager
-def together(function: str, kind: type[Exception] = RuntimeError) -> Iterator[None]:
-    """All processes leave the block together, by an exception if one has failed: none waits for ever.
+def raise_together(function: str, kind: type[Exception] = RuntimeError) -> Iterator[None]:
+    """If the block raises in one process, it raises in all of them, so that none waits forever for another.
 
-    In the others it is one of this kind.
+    Args:
+        function: its name, for the message.
+        kind: of the exception in the processes in which the block did not fail.
     """
     error: Exception | None = None
     try:
@@ -35,26 +37,27 @@ def together(function: str, kind: type[Exception] = RuntimeError) -> Iterator[No
         error = exc
     failed = np.flatnonzero(all_gather([error is not None]))
     if error is None and failed.size:
-        error = kind(f"{function}: it failed in process {failed[0]}, which says why")
+        error = kind(f"{function}: it failed in process {failed[0]}; see the error of that process")
     if error is not None:
         raise error
 
 
-def check_alike(settings: Mapping[str, Any]) -> None:
-    """Raises in all processes where what they were given differs: they would train apart, or wait for ever."""
-    numbers = [zlib.crc32(repr(value).encode()) % 2**24 for value in settings.values()]  # which float32 holds
-    of_all = all_gather(numbers)
-    if differ := [name for name, column in zip(settings, of_all.T, strict=True) if np.ptp(column)]:
+def check_same_on_all_processes(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError in all processes if their settings differ. They would train apart, or wait forever."""
+    # Hashes of 24 bits, which float32 represents exactly.
+    numbers = [zlib.crc32(repr(value).encode()) % 2**24 for value in settings.values()]
+    gathered = all_gather(numbers)
+    if differ := [name for name, column in zip(settings, gathered.T, strict=True) if np.ptp(column)]:
         name = differ[0]
         raise ValueError(
-            f"fit: {name} is not the same in all processes, {settings[name]!r} in process {jax.process_index()}: call "
-            "fit alike in each"
+            f"fit: {name} is not the same in all processes, {settings[name]!r} in process {jax.process_index()}; "
+            "call fit with the same arguments in each process"
         )
 
 
-def in_this_process(tree: Any, mesh: Mesh | None) -> Any:
-    """The arrays whole, and this process's own: an operation on those of all would wait for the others."""
+def local_copy(tree: Any, mesh: Mesh | None) -> Any:
+    """The full arrays, as arrays of this process alone, on which it can compute without waiting for the others."""
     if mesh is None:
         return tree
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda a: a.addressable_data(0), whole)
+    replicated = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda a: a.addressable_data(0), replicated)

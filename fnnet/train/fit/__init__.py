@@ -1,1 +1,1 @@
-"""`fit`: training driven from outside the compiled program."""
+"""`fit`: training in a loop around a compiled program."""

@@ -1,6 +1,8 @@
-"""What goes wrong in training, found and named: numbers that are not finite, a loss that never moves, an explosion."""
+"""Finds what goes wrong in training: numbers that are not finite, a loss that never moves, params that explode."""
 
 import contextlib
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from fnnet.train.step import Batch
 
 
 class TrainingWarning(UserWarning):
-    """Training goes on, but hardly as it was meant to."""
+    """Training continues, but something is probably wrong."""
 
 
 def not_finite_in(tree: Any) -> list[str]:
@@ -30,13 +32,21 @@ def not_finite_in(tree: Any) -> list[str]:
 def find_nonfinite(
     net: Layer, loss: PerExample, params: Params, state: State, batch: Batch, key: chex.PRNGKey | None
 ) -> str:
-    """Where the first number that is not finite comes from, in the forward pass of a batch and its gradient.
+    """Finds the layer that the first NaN or infinity comes from, in the forward pass of a batch or its gradient.
 
-    The pass is run once more, operation by operation, and the error that JAX raises at the first NaN (or else at the
-    first infinity) carries the names of the layers it went through.
+    The forward pass is run again, operation by operation. JAX raises an error at the first NaN, or else at the first
+    infinity, and that error has the names of the layers around it.
+
+    Args:
+        net: the network.
+        loss: `(prediction, target) -> one value per example`.
+        params: those before the step.
+        state: the layers' own.
+        batch: dict of x and y.
+        key: for the layers that draw random numbers.
 
     Returns:
-        A sentence, or "" if all is finite.
+        A sentence, or "" if everything is finite.
 
     Example:
         >>> net = fn.serial(fn.dense(2), jnp.log)
@@ -47,13 +57,13 @@ def find_nonfinite(
     """
     for name, tree in (("params", params), ("state", state), ("the batch", dict(batch))):
         if bad := not_finite_in(tree):
-            return f"{name} came with numbers that are not finite, in {_listed(bad)}"
+            return f"{name} had numbers that are not finite before the step, in {_list_paths(bad)}"
     prediction = jax.jit(lambda params: net.apply(params, state, batch["x"], key=key, train=True)[0])(params)
     switches = [("NaN", "jax_debug_nans")]
-    if not_finite_in(prediction):  # else infinities, such as those of a mask, do no harm
+    if not_finite_in(prediction):  # otherwise infinities, such as those of a mask, do no harm
         switches.append(("infinity", "jax_debug_infs"))
     for what, switch in switches:
-        notes = _first(net, params, state, batch["x"], key, switch)
+        notes = _layers_of_first(net, params, state, batch["x"], key, switch)
         if notes is not None:
             inside = ", in ".join(reversed([note.removeprefix("in ") for note in notes])) or net.name
             return f"the first {what} comes out of {inside}"
@@ -64,20 +74,20 @@ def find_nonfinite(
 
     value, grads = jax.jit(jax.value_and_grad(mean_loss))(params)
     if not jnp.isfinite(value):
-        return "the prediction is finite, the loss of it is not: look at the targets and at the loss"
+        return "the prediction is finite, but its loss is not: look at the targets and at the loss"
     if bad := not_finite_in(grads):
-        return f"the loss is finite, its gradient is not, in {_listed(bad)}"
+        return f"the loss is finite, but its gradient is not, in {_list_paths(bad)}"
     return ""
 
 
-def _first(
+def _layers_of_first(
     net: Layer, params: Params, state: State, x: Any, key: chex.PRNGKey | None, switch: str
 ) -> Sequence[str] | None:
-    """The layers, innermost first, in which the forward pass fails under a switch of JAX's; None if it does not."""
+    """The layers, innermost first, in which the forward pass fails with a debugging switch of JAX; None if none."""
     before = getattr(jax.config, switch)
     with contextlib.ExitStack() as stack:
         stack.callback(jax.config.update, switch, before)
-        stack.enter_context(jax.disable_jit())  # so that a scan's body is gone through, too
+        stack.enter_context(jax.disable_jit())  # so that the body of a scan is checked as well
         jax.config.update(switch, True)
         try:
             jax.block_until_ready(net.apply(params, state, x, key=key, train=True))
@@ -86,8 +96,8 @@ def _first(
     return None
 
 
-def never_moves(rows: Sequence[Mapping[str, Any]], evaluations: int = 3) -> bool:
-    """Whether the loss has been the same, to a millionth, at each of the first evaluations."""
+def loss_never_moves(rows: Sequence[Mapping[str, Any]], evaluations: int = 3) -> bool:
+    """Whether the loss was the same, to a millionth, at each of the first evaluations."""
     if len(rows) != evaluations:
         return False
     for name in ("valid_loss", "train_loss"):
@@ -97,12 +107,42 @@ def never_moves(rows: Sequence[Mapping[str, Any]], evaluations: int = 3) -> bool
     return False
 
 
-def explodes(norms: Sequence[float], factor: float = 1e3) -> bool:
-    """Whether the last norm of the params is that many times the least so far, for the first time."""
+def norm_explodes(norms: Sequence[float], factor: float = 1e3) -> bool:
+    """Whether the last norm of the params is, for the first time, `factor` times the least one so far."""
     *before, last = norms
     return bool(before) and last > factor * min(before) > 0 and max(before) <= factor * min(before)
 
 
-def _listed(paths: Sequence[str]) -> str:
+def warn_of_trouble(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warns where the last row shows that the loss never moves, or that the params explode."""
+    if loss_never_moves(rows):
+        warnings.warn(
+            f"fit: the loss has not moved in {len(rows)} evaluations: the learning rate may be far too small, units "
+            "dead, or the params frozen",
+            TrainingWarning,
+            stacklevel=3,
+        )
+    norms = [row["params_norm"] for row in rows]
+    if norm_explodes(norms):
+        warnings.warn(
+            f"fit: the norm of the params has grown to {norms[-1]:.3g} by step {rows[-1]['step']}, a thousand times "
+            f"the least so far: the learning rate may be too large",
+            TrainingWarning,
+            stacklevel=3,
+        )
+
+
+def name_bad_number(measured: Mapping[str, np.ndarray]) -> str:
+    """Which number of the last step was bad, as a clause."""
+    last = {
+        name: float(measured[name][-1]) for name in ("loss", "penalty", "gradient_norm") if name in measured
+    }
+    for name, value in last.items():
+        if not math.isfinite(value):
+            return f"the {name.replace('_', ' ')} is {value}"
+    return f"the gradient norm is {last['gradient_norm']:.3g}, more than largest_norm"
+
+
+def _list_paths(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
     return ", ".join(paths[:5]) + more

@@ -1,99 +1,117 @@
-"""The compiled part of `fit`: any number of steps in one call, and one step on a batch that is handed in."""
+"""The compiled program of `fit`: its first state, its steps, its evaluation, and the search for what is at fault."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from fnnet.train.batches import take
-from fnnet.train.step import Batch, TrainState
-
-Step = Callable[[TrainState, Batch, chex.PRNGKey], tuple[TrainState, dict[str, jax.Array]]]
-Augment = Callable[[chex.PRNGKey, Any], Any]  # (key, batch) -> batch
-IsBad = Callable[[dict[str, jax.Array]], jax.Array]
-
-
-class Loop(NamedTuple):
-    """What one call hands to the next."""
-
-    now: TrainState
-    order: jax.Array  # int32[n], the epoch's examples in their order; int32[0] where batches are handed in
-    skipped: jax.Array  # int32[], steps whose update was left out
-    halted: jax.Array  # bool[], a step was not finite, and no further one is taken
-
-
-class Keys(NamedTuple):
-    """A key for each use; the first three are `make_run`'s."""
-
-    init: chex.PRNGKey
-    order: chex.PRNGKey
-    step: chex.PRNGKey
-    augment: chex.PRNGKey
+from fnnet.layer import Params, State
+from fnnet.losses import class_weighted
+from fnnet.train.compiler import options
+from fnnet.train.devices.processes import local_copy
+from fnnet.train.devices.sharding import shardings
+from fnnet.train.fit.diagnose import find_nonfinite
+from fnnet.train.fit.evaluation import make_evaluation
+from fnnet.train.fit.guarded_step import IsBad, Keys, LoopState, make_guarded_step
+from fnnet.train.fit.learning_rate import make_optimizer
+from fnnet.train.fit.settings import Settings
+from fnnet.train.fit.source import Source
+from fnnet.train.step import TrainState, make_step, start
 
 
-Guarded = Callable[[Loop, Batch, Keys], tuple[Loop, dict[str, jax.Array]]]
+@dataclass(frozen=True)
+class Program:
+    """The compiled functions of a run."""
+
+    begin: Callable[[], LoopState]  # the state before the first step
+    shapes: LoopState  # of the state, with shardings: what a checkpoint is read into
+    advance: Callable[
+        [LoopState, int], tuple[LoopState, dict[str, np.ndarray]]
+    ]  # (state, steps) -> (state, numbers)
+    evaluate: Callable[[Params, State], dict[str, Any]]
+    find_fault: Callable[[LoopState, int], str]  # (state, step) -> where that step goes wrong, or ""
 
 
-def split_keys(key: chex.PRNGKey) -> Keys:
-    """The keys of a run."""
-    init, order, step = jax.random.split(key, 3)
-    return Keys(init, order, step, augment=jax.random.fold_in(key, 3))
+def make_program(settings: Settings, source: Source) -> Program:
+    """Puts the program together. It is compiled when it is first called."""
+    net, keys, mesh, augment = settings.net, settings.keys, settings.mesh, settings.augment
+    optimizer = make_optimizer(
+        settings.optimizer, settings.learning_rate, settings.accumulate, settings.reduce_on_plateau
+    )
+    loss = settings.loss
+    if settings.class_weights is not None:
+        loss = class_weighted(loss, settings.class_weights)
 
+    # The step, which leaves out a bad update.
+    is_bad = make_is_bad(settings.largest_norm)
+    step = make_step(
+        net,
+        loss,
+        optimizer,
+        metrics=settings.metrics,
+        penalty=settings.penalty,
+        gradient_norm=settings.measures_gradient_norm,
+        skip_if=is_bad,
+    )
+    guarded_step = make_guarded_step(step, is_bad, settings.skips_bad_steps, augment)
 
-def make_guarded(step: Step, is_bad: IsBad, skip: bool, augment: Augment | None) -> Guarded:
-    """A step that looks at its own loss. `step` must have `is_bad` as its `skip_if`.
+    # The first state: its shapes, where each array is, and how it is computed.
+    batch = source.shapes if augment is None else jax.eval_shape(augment, keys.augment, source.shapes)
 
-    A bad step changes nothing. With `skip` it is counted, and the next one is taken; else the loop halts there.
-    """
+    def begin(keys: Keys, order: jax.Array, initial: Any) -> LoopState:
+        if initial is None:
+            now = start(net, optimizer, keys.init, batch["x"])
+        else:
+            params, state = initial
+            now = TrainState(params, state, optimizer.init(params), jnp.zeros([], jnp.int32))
+        return LoopState(now, order, skipped=jnp.zeros([], jnp.int32), halted=jnp.zeros([], bool))
 
-    def guarded(loop: Loop, batch: Batch, keys: Keys) -> tuple[Loop, dict[str, jax.Array]]:
+    initial = settings.initial
+    shapes = jax.eval_shape(begin, keys, source.order, initial)
+    placed = None
+    if mesh is not None:
+        replicated = NamedSharding(mesh, PartitionSpec())
+        placed = jax.tree.map(lambda _: replicated, shapes)
+        placed = placed._replace(now=shardings(shapes.now, mesh, settings.rules))
+        shapes = jax.tree.map(
+            lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes, placed
+        )
+        if initial is not None:  # from the devices that it is on
+            initial = jax.device_put(tuple(initial), (placed.now.params, placed.now.state))
+    compiled_begin = jax.jit(begin, out_shardings=placed, compiler_options=options())
+    compiled_advance = source.compile(guarded_step, placed)
+
+    def find_fault(loop: LoopState, step: int) -> str:
+        batch = source.batch_at(keys, step)
+        if batch is None:
+            return ""
+        batch = jax.tree.map(jnp.asarray, dict(batch))
         if augment is not None:
-            batch = augment(jax.random.fold_in(keys.augment, loop.now.step), batch)
-        now, seen = step(loop.now, batch, jax.random.fold_in(keys.step, loop.now.step))
-        bad = is_bad(seen)
-        if skip:
-            return loop._replace(now=now, skipped=loop.skipped + bad), seen
-        now = now._replace(step=jnp.where(bad, loop.now.step, now.step))
-        return loop._replace(now=now, halted=bad), seen
+            batch = augment(jax.random.fold_in(keys.augment, step), batch)
+        params, state = local_copy((loop.now.params, loop.now.state), mesh)
+        return find_nonfinite(net, loss, params, state, batch, jax.random.fold_in(keys.step, step))
 
-    return guarded
+    return Program(
+        begin=lambda: compiled_begin(keys, source.order, initial),
+        shapes=shapes,
+        advance=lambda loop, steps: compiled_advance(loop, keys, steps),
+        evaluate=make_evaluation(
+            net, {"loss": settings.loss, **settings.metrics}, settings.valid, settings.eval_batch_size, mesh
+        ),
+        find_fault=find_fault,
+    )
 
 
-def make_advance(
-    guarded: Guarded,
-    batch_size: int,
-    capacity: int,
-    place: Callable[[Batch], Batch] = lambda batch: batch,
-) -> Callable[[Loop, Any, Keys, jax.Array], tuple[Loop, dict[str, jax.Array]]]:
-    """Up to `capacity` steps on examples in memory, as one program.
+def make_is_bad(largest_norm: float | None) -> IsBad:
+    """A function of a step's numbers: whether one of them is not finite, or the gradient's norm is too large."""
 
-    How many it takes is an argument of the program: the numbers do not depend on where it is left and entered
-    again, since the same instructions run each time. It is no scan for that reason.
+    def is_bad(measured: dict[str, jax.Array]) -> jax.Array:
+        checked = [measured[name] for name in ("loss", "penalty", "gradient_norm") if name in measured]
+        bad = ~jnp.isfinite(sum(checked))
+        return bad if largest_norm is None else bad | (measured["gradient_norm"] > largest_norm)
 
-    Returns:
-        `advance(loop, examples, keys, steps) -> (loop, seen)`, with seen's arrays of length `capacity`, filled as
-        far as the steps went; a halt ends them at the step that was not finite, whose numbers are the last.
-    """
-
-    def advance(loop: Loop, examples: Any, keys: Keys, steps: jax.Array) -> tuple[Loop, dict[str, jax.Array]]:
-        def one_step(loop: Loop) -> tuple[Loop, dict[str, jax.Array]]:
-            order, batch = take(keys.order, loop.order, loop.now.step, examples, batch_size)
-            return guarded(loop._replace(order=order), place(batch), keys)
-
-        def more(carry: tuple[jax.Array, Loop, Any]) -> jax.Array:
-            i, loop, _ = carry
-            return (i < steps) & ~loop.halted
-
-        def body(carry: tuple[jax.Array, Loop, Any]) -> tuple[jax.Array, Loop, Any]:
-            i, loop, seen = carry
-            loop, values = one_step(loop)
-            return i + 1, loop, jax.tree.map(lambda a, value: a.at[i].set(value), seen, values)
-
-        _, shapes = jax.eval_shape(one_step, loop)
-        seen = jax.tree.map(lambda a: jnp.zeros((capacity, *a.shape), a.dtype), shapes)
-        _, loop, seen = jax.lax.while_loop(more, body, (jnp.zeros([], jnp.int32), loop, seen))
-        return loop, seen
-
-    return advance
+    return is_bad

@@ -5,14 +5,12 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fnnet.train.fit.fit import Evaluation
+from fnnet.train.fit.results import Evaluation
 
 
-def tensorboard(folder: str | os.PathLike[str]) -> Callable[["Evaluation"], None]:
-    """A callback that writes each evaluation's numbers as TensorBoard scalars, by tensorboardX.
+def tensorboard(folder: str | os.PathLike[str]) -> Callable[[Evaluation], None]:
+    """A callback that writes the numbers of each evaluation as TensorBoard scalars, by tensorboardX.
 
     Args:
         folder: for the event files; `tensorboard --logdir folder` shows them.
@@ -25,7 +23,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> Callable[["Evaluation"], None
         >>> data = fn.data.two_moons(jax.random.key(0), 100)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     fitted = fn.train.fit(fn.dense(2), fn.losses.softmax_cross_entropy, fn.optim.sgd(0.1), data, steps=10,
-        ...                           callbacks=[fn.train.tensorboard(folder)])
+        ...                           callbacks=[fn.train.tensorboard(folder)], progress=False)
     """
     try:
         from tensorboardX.event_file_writer import EventsWriter
@@ -33,18 +31,18 @@ def tensorboard(folder: str | os.PathLike[str]) -> Callable[["Evaluation"], None
         from tensorboardX.proto.summary_pb2 import Summary
     except ImportError as exc:
         raise ImportError(
-            "tensorboard: tensorboardX is missing, which writes the files; pip install 'fnnet[tensorboard]'"
+            "tensorboard: tensorboardX, which writes the files, is not installed: pip install 'fnnet[tensorboard]'"
         ) from exc
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Not its SummaryWriter, whose thread may write the last numbers after the program has ended, or never.
+    # Not tensorboardX's SummaryWriter: its thread may write the last numbers after the program has ended, or never.
     writer = EventsWriter(str(folder / "events"))
 
-    def write(evaluation: "Evaluation") -> None:
+    def write(evaluation: Evaluation) -> None:
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in evaluation.row.items()
-            if name != "step" and not isinstance(value, list)  # a confusion matrix is no scalar
+            if name != "step" and not isinstance(value, list)  # a confusion matrix is not a scalar
         ]
         writer.write_event(Event(wall_time=time.time(), step=evaluation.step, summary=Summary(value=values)))
         writer.flush()

@@ -1,1 +1,1 @@
-"""`sweep`: many runs, and what came of them."""
+"""`sweep`: many training runs at once, and their results."""

@@ -1,4 +1,4 @@
-"""A sweep on disk: what it was asked for, and one file for each chunk of trials that is done."""
+"""A sweep on disk: its settings, and one file for each chunk of trials that has finished."""
 
 import hashlib
 import json
@@ -10,27 +10,67 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 
 from fnnet import check
 from fnnet.atomic import write_atomically
-from fnnet.train.sweep.program import to_host
+from fnnet.train.sweep.plan import Plan
+from fnnet.train.sweep.program import to_numpy
+from fnnet.train.sweep.settings import Settings
+from fnnet.train.sweep.trials import Space
 
 SETTINGS = "sweep.json"
-DECIDED = {"chunk", "mapping", "why", "program"}  # by the sweep itself
+PLANNED = {"chunk", "mapping", "why", "program"}  # settings that the plan adds
 
 
-def read_settings(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of the sweep in the folder, or None where there is none yet.
+def describe_request(
+    space: Space, hparams: Mapping[str, Any], data: Any, settings: Settings
+) -> dict[str, Any]:
+    """What determines the results of a sweep, as JSON, but for the run itself: see `describe_plan`."""
+    device = jax.local_devices()[0] if settings.mesh is None else settings.mesh.devices.flat[0]
+    return {
+        "space": {name: str(given) for name, given in space.items()},
+        "trials": settings.trials,
+        "hparams": digest(hparams),
+        "data": digest(data),
+        "seeds": settings.seeds.tolist(),
+        "score": settings.score,
+        "maximize": settings.maximize,
+        "halving": settings.halving,
+        "keep": settings.keep,
+        "histories": settings.histories,
+        "asked mapping": settings.mapping,
+        "asked chunk": settings.chunk,
+        # The last bits may depend on these.
+        "devices": 1 if settings.mesh is None else settings.mesh.devices.size,
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+    }
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON, with a fingerprint of the program."""
+    return {
+        "chunk": plan.chunk,
+        "mapping": plan.mapping,
+        "why": plan.why,
+        "program": fingerprint(plan.program.traced),
+    }
+
+
+def read_settings(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings in the sweep's folder, or None if there are none yet.
 
     Raises:
-        ValueError: it is not the one that is asked for; the folder holds other files; the settings cannot be read.
+        ValueError: they differ from the request; the folder holds other files; the settings cannot be read.
     """
     path = folder / SETTINGS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not found.keys() >= DECIDED:
-            raise ValueError("settings are missing in it")
+        if not isinstance(found, dict) or not found.keys() >= PLANNED:
+            raise ValueError("it lacks settings")
     except FileNotFoundError:
         if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise ValueError(
@@ -38,20 +78,20 @@ def read_settings(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | No
             ) from None
         return None
     except ValueError as exc:
-        raise ValueError(f"sweep: {path} is damaged ({exc}); give a new folder") from exc
-    _compare(folder, found, asked)
+        raise ValueError(f"sweep: {path} is damaged ({exc}); use a new folder") from exc
+    _compare(folder, found, request)
     return found
 
 
-def settle(
-    folder: Path, found: Mapping[str, Any] | None, asked: Mapping[str, Any], decided: Mapping[str, Any]
+def write_settings(
+    folder: Path, found: Mapping[str, Any] | None, request: Mapping[str, Any], plan: Mapping[str, Any]
 ) -> None:
-    """Writes the settings, or raises ValueError where those that were found go with another program."""
+    """Writes the settings, or raises ValueError if there are settings whose program differs."""
     if found is not None:
-        _compare(folder, found, decided)
+        _compare(folder, found, plan)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**asked, **decided}, indent=2) + "\n"
+    text = json.dumps({**request, **plan}, indent=2) + "\n"
     write_atomically(folder / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -63,37 +103,37 @@ def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
     ]
     if differ:
         raise ValueError(
-            f"sweep: {folder} holds another sweep: {'; '.join(differ)}. Ask for the same one to go on with it, or "
-            "give a new folder"
+            f"sweep: {folder} holds another sweep: {'; '.join(differ)}. Call sweep with the same arguments to "
+            "resume it, or use a new folder"
         )
 
 
 def write_chunk(folder: Path, name: str, tree: Any) -> None:
-    """A tree of NumPy arrays, as one file."""
+    """Writes a tree of NumPy arrays as one file."""
 
     def write(path: Path) -> None:
         with path.open("wb") as f:
-            arrays: dict[str, Any] = {k: _plain(a) for k, a in _by_path(tree).items()}
+            arrays: dict[str, Any] = {k: _plain(a) for k, a in arrays_by_path(tree).items()}
             np.savez(f, **arrays)
 
     write_atomically(folder / f"{name}.npz", write)
 
 
 def read_chunk(folder: Path, name: str, like: Any) -> Any:
-    """The tree of a chunk that is done, or None where it is not.
+    """The results of a chunk, or None if it has not finished.
 
     Args:
         folder: of the sweep.
         name: of the chunk.
-        like: the same tree, for its shapes and dtypes.
+        like: a tree with the same structure, shapes and dtypes.
 
     Raises:
-        ValueError: the file is damaged, or holds something else.
+        ValueError: the file is damaged, or holds other arrays.
     """
     path = folder / f"{name}.npz"
     if not path.exists():
         return None
-    wanted = _by_path(like)
+    wanted = arrays_by_path(like)
     try:
         with path.open("rb") as f, np.load(f) as file:
             found = {k: file[k] for k in file.files}
@@ -104,31 +144,29 @@ def read_chunk(folder: Path, name: str, like: Any) -> Any:
             if (arrays[k].shape, arrays[k].dtype) != (a.shape, a.dtype):
                 raise ValueError(f"{k} is {check.describe(arrays[k])}, wanted {check.describe(a)}")
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
-        raise ValueError(
-            f"sweep: {path} is damaged ({exc}); delete it, and its trials are run again"
-        ) from exc
+        raise ValueError(f"sweep: {path} is damaged ({exc}); delete it to run its trials again") from exc
     return jax.tree.unflatten(jax.tree.structure(like), arrays.values())
 
 
 def fingerprint(traced: Any) -> str:
-    """Of what a program computes, its constants included, without what is another in each process."""
+    """A digest of what a program computes and of its constants. It leaves out addresses, which processes differ in."""
     closed = traced.jaxpr
     text = re.sub(r" at 0x[0-9a-f]+", "", str(closed))
     return digest((np.frombuffer(text.encode(), np.uint8), list(closed.consts)))
 
 
 def digest(tree: Any) -> str:
-    """Of the arrays of a tree, and of its structure."""
+    """A digest of the arrays of a tree, and of its structure."""
     leaves, structure = jax.tree.flatten(tree)
     sha = hashlib.sha256(str(structure).encode())
-    for leaf in map(to_host, leaves):
+    for leaf in map(to_numpy, leaves):
         sha.update(f"{leaf.dtype}{leaf.shape}".encode())
         sha.update(np.ascontiguousarray(leaf).view(np.uint8).data if leaf.size else b"")
     return sha.hexdigest()[:16]
 
 
 def _is_extended(dtype: Any) -> bool:
-    """Of a type that a file of NumPy does not know, such as bfloat16."""
+    """Whether the dtype is one that NumPy's files do not know, such as bfloat16."""
     return np.dtype(dtype).kind == "V"
 
 
@@ -136,7 +174,8 @@ def _plain(a: np.ndarray) -> np.ndarray:
     return a.view(f"u{a.dtype.itemsize}") if _is_extended(a.dtype) else a
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def arrays_by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 
 from fnnet.atomic import write_atomically
-from fnnet.train.sweep.sweep import Sweep
+from fnnet.train.sweep.results import Sweep
 
 DPI, WIDTH = 100, 12.0  # 1,200 pixels
-FONT = 20  # points: read on a phone, where the picture is a third as wide
-SPAN = 20.0  # a hyperparameter whose largest value is so many times its least is shown by its logarithm
+FONT = 20  # points: legible on a phone, where the picture is a third as wide
+SPAN = 20.0  # a hyperparameter whose largest value is more than this times its smallest has a log axis
 BAD = "#c1121f"
 
 
 def parallel_coordinates(swept: Sweep, path: str | os.PathLike[str]) -> None:
-    """One axis for each hyperparameter and one for the score; a line for each trial, coloured by its score.
+    """Draws one axis per hyperparameter and one for the score, with one line per trial, coloured by its score.
 
     The best trial has a dot on each axis. Trials that diverged are dashed red lines that end before the score's
-    axis. Scores that are far worse than most are drawn where the axis ends.
+    axis. Scores that are far worse than most are drawn at the end of the axis.
 
     Args:
         swept: of hyperparameters that are numbers.
-        path: of the picture, a PNG of 1,200 pixels; it is there in full or not at all.
+        path: of the picture, a PNG 1,200 pixels wide. It is written completely or not at all.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -80,14 +80,14 @@ def parallel_coordinates(swept: Sweep, path: str | os.PathLike[str]) -> None:
 
 
 def sensitivity(swept: Sweep, path: str | os.PathLike[str]) -> None:
-    """A panel for each hyperparameter: the score of every run against its value, and the line of the medians.
+    """Draws one panel per hyperparameter: the score of every run against its value, and a line of medians.
 
-    Of a grid the medians are those of each value, of random draws those of eight groups of neighbours. The best
-    trial's runs are ringed; runs that diverged, or are far worse than most, are crosses at the worse edge.
+    In a grid there is one median per value, in a random search one for each of eight groups of neighbouring values.
+    The best trial's runs are ringed. Runs that diverged, or are far worse than most, are crosses at the worse edge.
 
     Args:
         swept: of hyperparameters that are numbers.
-        path: of the picture, a PNG of 1,200 pixels; it is there in full or not at all.
+        path: of the picture, a PNG 1,200 pixels wide. It is written completely or not at all.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -149,15 +149,15 @@ def _figure(function: str, across: int, height: float) -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise ImportError(
-            f"{function}: pictures need matplotlib, which is missing; pip install 'fnnet[experiments]'"
+            f"{function}: pictures need matplotlib, which is missing; pip install matplotlib"
         ) from exc
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)  # no window, and no list of open figures
+    FigureCanvasAgg(figure)  # no window, and not in pyplot's list of open figures
     return figure, pyplot
 
 
 def _columns(function: str, swept: Sweep) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Hyperparameters, the mean scores, and which of these are numbers."""
+    """The hyperparameters, the mean scores, and which scores are finite."""
     for name, column in swept.hparams.items():
         if column.ndim != 1:
             raise ValueError(
@@ -168,7 +168,7 @@ def _columns(function: str, swept: Sweep) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def _clipped(scores: np.ndarray, maximize: bool) -> np.ndarray:
-    """With what is further from the best than four times the median is moved there: one outlier would hide the rest."""
+    """The scores, at most four times as far from the best as the median is: an outlier would hide the rest."""
     finite = scores[np.isfinite(scores)]
     if not finite.size:
         return scores
@@ -177,13 +177,13 @@ def _clipped(scores: np.ndarray, maximize: bool) -> np.ndarray:
     return np.maximum(scores, limit) if maximize else np.minimum(scores, limit)
 
 
-def _logarithmic(values: np.ndarray, drawn_so: bool) -> bool:
-    return bool(drawn_so or (values.min() > 0 and values.max() > SPAN * values.min()))
+def _logarithmic(values: np.ndarray, is_log: bool) -> bool:
+    return bool(is_log or (values.min() > 0 and values.max() > SPAN * values.min()))
 
 
-def _scaled(values: np.ndarray, drawn_so: bool) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """The values between 0 and 1, and the marks of their axis."""
-    log = _logarithmic(values, drawn_so)
+def _scaled(values: np.ndarray, is_log: bool) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """The values scaled to [0, 1], and the positions and labels of the axis's ticks."""
+    log = _logarithmic(values, is_log)
     shown = np.log10(values) if log else values
     low, high = shown.min(), shown.max()
     if high == low:

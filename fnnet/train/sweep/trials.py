@@ -1,27 +1,28 @@
-"""What a sweep tries: grids, random draws, and which trials go on."""
+"""The trials of a sweep: the grid of all values, or random draws."""
 
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from fnnet import check
 
 
 class Distribution(NamedTuple):
-    """Where a random search draws a hyperparameter from; `uniform`, `log_uniform` and `choice` make one."""
+    """The distribution of a hyperparameter in a random search, made by `uniform`, `log_uniform` or `choice`."""
 
     kind: str  # "uniform", "log_uniform" or "choice"
-    values: tuple[Any, ...]  # low and high, or what is chosen from
+    values: tuple[Any, ...]  # low and high, or the values to choose from
 
 
-Space = Mapping[str, Distribution | Sequence[Any] | np.ndarray]
+Space = Mapping[str, Distribution | Sequence[Any] | np.ndarray | jax.Array]
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Uniform in [low, high).
+    """A uniform distribution in [low, high).
 
     Raises:
         ValueError: low is not less than high, or one of them is not finite.
@@ -34,7 +35,7 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Its logarithm is uniform in [log low, log high): for what is known by its order of magnitude only.
+    """A distribution whose logarithm is uniform in [log low, log high), for values of unknown order of magnitude.
 
     Raises:
         ValueError: low is not positive or not less than high, or one of them is not finite.
@@ -47,23 +48,23 @@ def log_uniform(low: float, high: float) -> Distribution:
     """
     if not low > 0:
         raise ValueError(
-            f"log_uniform: low={low}, wanted more than 0; for a range that has 0 in it take uniform"
+            f"log_uniform: low={low}, wanted more than 0; for a range that has 0 in it use uniform"
         )
     return _between("log_uniform", low, high)
 
 
 def choice(values: Sequence[Any]) -> Distribution:
-    """One of the values, each as likely as the others.
+    """One of the values, all equally likely.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no values.
 
     Example:
         >>> fn.train.choice([0.0, 1e-4, 1e-3])
         Distribution(kind='choice', values=(0.0, 0.0001, 0.001))
     """
     if len(values) == 0:
-        raise ValueError("choice: no values, wanted one at least")
+        raise ValueError("choice: no values, wanted at least one")
     return Distribution("choice", tuple(values))
 
 
@@ -73,23 +74,24 @@ def _between(kind: str, low: float, high: float) -> Distribution:
     return Distribution(kind, (float(low), float(high)))
 
 
-def trials_of(space: Space, trials: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
-    """The hyperparameters of every trial: by name an array whose first axis is that of the trials.
+def make_trials(space: Space, trials: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+    """The hyperparameters of all trials: for each name, an array whose first axis is the trials.
 
     Args:
-        space: by name, values, or a `Distribution`.
-        trials: None for the grid, every combination of the values, the last name's changing fastest. A number for
-            that many random draws; of values without a distribution, each is then as likely as the others.
-        seed: of the draws. Each name has draws of its own, and more trials begin with those of fewer.
+        space: for each name, values or a `Distribution`.
+        trials: None for the grid of all combinations of the values, in which the last name's value changes fastest.
+            A number for as many random draws; a list of values is then a `choice`.
+        seed: of the draws. Each name has its own random numbers, and the first of many trials are those of few.
 
     Raises:
-        TypeError, ValueError: the space is no dict, or empty; values are no numbers (or arrays of one shape); a grid
-            has a distribution; trials is no positive int.
+        TypeError, ValueError: the space is not a dict, or is empty; values are not numbers (or arrays of one shape); a
+            grid has a distribution; trials is not a positive int.
 
     Example:
-        >>> fn.train.sweep.trials.trials_of({"learning_rate": [0.1, 0.2], "b1": [0.8, 0.9]})
+        >>> from fnnet.train.sweep.trials import make_trials
+        >>> make_trials({"learning_rate": [0.1, 0.2], "b1": [0.8, 0.9]})
         {'learning_rate': array([0.1, 0.1, 0.2, 0.2]), 'b1': array([0.8, 0.9, 0.8, 0.9])}
-        >>> fn.train.sweep.trials.trials_of({"learning_rate": fn.train.log_uniform(1e-4, 1e-1)}, trials=2)
+        >>> make_trials({"learning_rate": fn.train.log_uniform(1e-4, 1e-1)}, trials=2)
         {'learning_rate': array([..., ...])}
     """
     if not isinstance(space, Mapping) or not space:
@@ -103,18 +105,18 @@ def trials_of(space: Space, trials: int | None = None, seed: int = 0) -> dict[st
         }
     if drawn := [name for name, given in space.items() if isinstance(given, Distribution)]:
         raise ValueError(
-            f"sweep: space[{drawn[0]!r}] is {space[drawn[0]]}, of which there is no grid; list values, or give trials="
+            f"sweep: space[{drawn[0]!r}] is {space[drawn[0]]}, which has no grid; list values, or pass trials="
         )
     index = np.array(list(itertools.product(*(range(len(v)) for v in values.values()))))
     return {name: v[index[:, i]] for i, (name, v) in enumerate(values.items())}
 
 
 def _values(name: str, given: Any) -> np.ndarray:
-    """What is listed as an array of numbers, with the values along the first axis."""
+    """The listed values as an array, with the values along the first axis."""
     listed = given.values if isinstance(given, Distribution) else given
     wanted = (
         f"sweep: space[{name!r}] is {given!r}, wanted numbers, or arrays of one shape, or a distribution; "
-        "what changes the program, such as a width or an optimizer, takes a sweep for each"
+        "for something that changes the program, such as a width or an optimizer, run one sweep per value"
     )
     if isinstance(listed, str) or not hasattr(listed, "__len__"):
         raise TypeError(wanted)
@@ -125,7 +127,7 @@ def _values(name: str, given: Any) -> np.ndarray:
     if array.ndim == 0 or array.dtype.kind not in "biuf":
         raise TypeError(wanted)
     if len(array) == 0:
-        raise ValueError(f"sweep: space[{name!r}] is empty, wanted one value at least")
+        raise ValueError(f"sweep: space[{name!r}] is empty, wanted at least one value")
     return array
 
 
@@ -142,28 +144,3 @@ def _draw(given: Any, values: np.ndarray, n: int, generator: np.random.Generator
         low, high = np.log(values)
         return np.exp(low + share * (high - low))
     return values[(share * len(values)).astype(int)]
-
-
-def order_of(scores: np.ndarray, maximize: bool) -> np.ndarray:
-    """Trials from the best to the worst, by the mean over their seeds; what is not finite is last.
-
-    Args:
-        scores: float[trials, seeds].
-        maximize: whether more is better.
-
-    Returns:
-        int[trials]. Equals stay in their order. Among trials of which a seed diverged, those with fewer such come
-        first.
-    """
-    bad = ~np.isfinite(scores)
-    mean = np.where(bad.any(axis=1), 0.0, np.where(bad, 0, scores).mean(axis=1, dtype=np.float64))
-    return np.lexsort((-mean if maximize else mean, bad.sum(axis=1)))
-
-
-def survivors(scores: np.ndarray, maximize: bool, eta: int) -> np.ndarray:
-    """The best 1 / eta of the trials, one at least, in their order: who goes on after a rung of successive halving.
-
-    Source: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization".
-    """
-    best = order_of(scores, maximize)[: max(len(scores) // eta, 1)]
-    return np.sort(best)

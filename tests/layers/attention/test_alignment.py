@@ -8,19 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, normal, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
-
-
-def params_for(layer, x, dtype=np.float32):
-    """Params in the shapes of init, drawn in NumPy, which compiles nothing."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(layer.init, KEY, x)[0])
-    return tree.unflatten([(0.5 * draw(*p.shape, seed=i)).astype(dtype) for i, p in enumerate(leaves)])
 
 
 def align(score, x, memory, mask):
@@ -51,8 +42,8 @@ LAYERS = {
 @given(st.integers(0, 3), st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(0, 9))
 def test_context_and_weights(kind, batch, time, source, masked, seed):
     """Rows of the mask may be all False."""
-    x, memory = draw(batch, time, 4, seed=seed), draw(batch, source, 4 if kind == "dot" else 5, seed=seed)
-    mask = {"mask": draw(batch, source, seed=seed) > 0} if masked else {}
+    x, memory = normal(batch, time, 4, seed=seed), normal(batch, source, 4 if kind == "dot" else 5, seed=seed)
+    mask = {"mask": normal(batch, source, seed=seed) > 0} if masked else {}
     layer = LAYERS[kind]()
     params = params_for(layer, {"x": x, "memory": memory}, np.float64)
 
@@ -69,7 +60,7 @@ def test_context_and_weights(kind, batch, time, source, masked, seed):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_an_array_attends_to_itself(kind):
-    layer, x = LAYERS[kind](), draw(2, 3, 4).astype(np.float32)
+    layer, x = LAYERS[kind](), normal(2, 3, 4).astype(np.float32)
     params = params_for(layer, x)
     y = jax.jit(layer)(params, x)
     wanted, _ = align(lambda q, m: SCORES[kind](params, q, m), x, x, None)
@@ -79,7 +70,7 @@ def test_an_array_attends_to_itself(kind):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_where_all_is_masked_no_derivative_is_nan(kind):
     layer = LAYERS[kind]()
-    x = {"x": draw(2, 1, 4).astype(np.float32), "memory": draw(2, 3, 4).astype(np.float32)}
+    x = {"x": normal(2, 1, 4).astype(np.float32), "memory": normal(2, 3, 4).astype(np.float32)}
     params = params_for(layer, x)
     mask = np.array([[True, True, False], [False] * 3])
 
@@ -101,7 +92,7 @@ def test_where_all_is_masked_no_derivative_is_nan(kind):
 
 def test_one_query_at_a_time():
     """As in the cell of a decoder."""
-    layer, memory, queries = fn.additive_attention(3), draw(2, 5, 4), draw(2, 6, 3)
+    layer, memory, queries = fn.additive_attention(3), normal(2, 5, 4), normal(2, 6, 3)
     memory, queries = memory.astype(np.float32), queries.astype(np.float32)
     params = params_for(layer, {"x": queries, "memory": memory})
 
@@ -117,8 +108,8 @@ def test_one_query_at_a_time():
 
 
 def test_products_beyond_the_largest_float16():
-    x = jnp.array([[[300.0, 0.0]]], jnp.float16)
-    memory = jnp.array([[[300.0, 0.0], [0.0, 1.0]]], jnp.float16)
+    x = array([[[300.0, 0.0]]], jnp.float16)
+    memory = array([[[300.0, 0.0], [0.0, 1.0]]], jnp.float16)
     y = jax.jit(fn.multiplicative_attention(score="dot"))({}, {"x": x, "memory": memory})
     assert y["x"].dtype == y["weights"].dtype == jnp.float16
     np.testing.assert_array_equal(y["weights"], [[[1.0, 0.0]]])
@@ -130,18 +121,19 @@ def test_params():
         "x": jax.ShapeDtypeStruct((2, 3, 30), jnp.float32),
         "memory": jax.ShapeDtypeStruct((2, 5, 40), jnp.float32),
     }
-    params, _ = fn.additive_attention(20).init(KEY, x)
+    params, _ = jax.jit(lambda key: fn.additive_attention(20).init(key, x))(KEY)
     assert jax.tree.map(jnp.shape, params) == {"w_q": (30, 20), "w_k": (40, 20), "v": (20,)}
     fans = {"w_q": 50, "w_k": 60, "v": 21}
     for name, w in params.items():
         bound = np.sqrt(6 / fans[name])
         assert 0.8 * bound < np.abs(w).max() <= bound
-    params, _ = fn.multiplicative_attention(w_init=fn.initializers.ones).init(KEY, x)
+    layer = fn.multiplicative_attention(w_init=fn.initializers.ones)
+    params, _ = jax.jit(lambda key: layer.init(key, x))(KEY)
     np.testing.assert_array_equal(params["w"], np.ones((30, 40)))
 
 
 def test_errors():
-    x, memory = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 6))
+    x, memory = ones((2, 3, 4)), ones((2, 5, 6))
     with pytest.raises(ValueError, match="additive_attention: features=0"):
         fn.additive_attention(0)
     with pytest.raises(ValueError, match="attention: score='concat', wanted 'general' or 'dot'"):
@@ -163,9 +155,9 @@ def test_errors():
         with pytest.raises(ValueError, match=r"_attention: x is .* and memory .*, wanted one batch"):
             layer(params, {"x": x[:1], "memory": memory})
         with pytest.raises(TypeError, match=r"_attention: mask is float32\[2,5\], wanted bool"):
-            layer(params, {"x": x, "memory": memory, "mask": jnp.ones((2, 5))})
+            layer(params, {"x": x, "memory": memory, "mask": ones((2, 5))})
         for shape in ((2, 3), (2, 1, 5), (5,)):
             with pytest.raises(ValueError, match=r"_attention: mask is bool.*, wanted .*, here \(2, 5\)"):
-                layer(params, {"x": x, "memory": memory, "mask": jnp.ones(shape, bool)})
+                layer(params, {"x": x, "memory": memory, "mask": ones(shape, bool)})
         with pytest.raises(ValueError, match=r"_attention: input has \['keys', 'x'\], wanted 'x' and"):
             layer(params, {"x": x, "keys": memory})

@@ -10,19 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, blank, normal, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
-
-
-def params_for(layer, x, dtype=np.float32):
-    """Params in the shapes of init, drawn in NumPy, which compiles nothing."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(layer.init, KEY, x)[0])
-    return tree.unflatten([(0.5 * draw(*p.shape, seed=i)).astype(dtype) for i, p in enumerate(leaves)])
 
 
 def attend(q, k, v, mask=None, causal=False, scale=None):
@@ -56,23 +47,23 @@ def attend(q, k, v, mask=None, causal=False, scale=None):
 )
 def test_dot_product_attention(batch, time, source, heads, d, e, kind, causal, scale, seed):
     """Rows of the mask may be all False."""
-    q, k = draw(batch, time, heads[0], d, seed=seed), draw(batch, source, heads[1], d, seed=seed + 10)
+    q, k = normal(batch, time, heads[0], d, seed=seed), normal(batch, source, heads[1], d, seed=seed + 10)
     shapes = {
         "padding": (batch, source),
         "whole": (batch, heads[0], time, source),
         "heads": (1, heads[0], 1, source),
     }
-    mask = draw(*shapes[kind], seed=seed) > 0 if kind in shapes else None
+    mask = normal(*shapes[kind], seed=seed) > 0 if kind in shapes else None
     agrees(
         partial(fn.dot_product_attention, mask=mask, causal=causal, scale=scale),
         partial(attend, mask=mask, causal=causal, scale=scale),
-        *(q, k, draw(batch, source, heads[1], e, seed=seed + 20)),
+        *(q, k, normal(batch, source, heads[1], e, seed=seed + 20)),
     )
 
 
 def test_a_query_that_may_attend_nowhere():
     """0, and so are its derivatives, the second, too: nothing is NaN."""
-    q, k, v = (jnp.asarray(draw(1, 2, 1, 3, seed=s), jnp.float32) for s in range(3))
+    q, k, v = (array(normal(1, 2, 1, 3, seed=s), jnp.float32) for s in range(3))
     mask = np.array([[[[True, True], [False, False]]]])
 
     @jax.jit
@@ -93,7 +84,7 @@ def test_a_query_that_may_attend_nowhere():
 
 
 def test_sources_that_are_not_there():
-    q, k, v = draw(2, 3, 2, 4), np.zeros((2, 0, 2, 4)), np.zeros((2, 0, 2, 5))
+    q, k, v = normal(2, 3, 2, 4), np.zeros((2, 0, 2, 4)), np.zeros((2, 0, 2, 5))
     np.testing.assert_array_equal(fn.dot_product_attention(q, k, v), np.zeros((2, 3, 2, 5)))
     assert fn.dot_product_attention(k, q, q).shape == (2, 0, 2, 4)
 
@@ -101,13 +92,13 @@ def test_sources_that_are_not_there():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision(dtype):
     """Products beyond the largest float16, 65,504, and sums of thousands of terms; rounded once or twice."""
-    q, k, v = (jnp.asarray(draw(1, 4, 2, 4, seed=s), dtype) for s in range(3))
+    q, k, v = (array(normal(1, 4, 2, 4, seed=s), dtype) for s in range(3))
     large = jax.jit(fn.dot_product_attention)(300 * q, 300 * k, v)
     assert large.dtype == dtype
     q, k, v, large = (np.asarray(a, np.float64) for a in (q, k, v, large))
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(large, attend(300 * q, 300 * k, v), rtol=4 * eps, atol=4 * eps)
-    many = fn.dot_product_attention(*(jnp.ones((1, n, 1, 1), dtype) for n in (1, 5000, 5000)))
+    many = fn.dot_product_attention(*(ones((1, n, 1, 1), dtype) for n in (1, 5000, 5000)))
     np.testing.assert_allclose(np.asarray(many, np.float64).ravel(), [1.0], rtol=eps)
 
 
@@ -118,7 +109,7 @@ def test_large_values_in_single_precision():
 
 
 def test_scale_may_be_mapped_over():
-    q, k, v = (draw(1, 2, 1, 3, seed=s).astype(np.float32) for s in range(3))
+    q, k, v = (normal(1, 2, 1, 3, seed=s).astype(np.float32) for s in range(3))
     scales = np.array([0.5, 2.0], np.float32)
     mapped = jax.jit(jax.vmap(lambda scale: fn.dot_product_attention(q, k, v, scale=scale)))(scales)
     for y, scale in zip(mapped, scales, strict=True):
@@ -134,7 +125,7 @@ def test_cudnn_is_called_with_what_it_wants(monkeypatch):
         return plain(*args, **kwargs)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", answer)
-    q, k, v = (draw(2, n, h, 4).astype(np.float32) for n, h in ((3, 4), (5, 2), (5, 2)))
+    q, k, v = (normal(2, n, h, 4).astype(np.float32) for n, h in ((3, 4), (5, 2), (5, 2)))
     for causal, mask in [(False, None), (True, np.array([[True] * 5, [False] * 5]))]:
         f = partial(fn.dot_product_attention, mask=mask, causal=causal, scale=0.3)
         ours, theirs = (jax.jit(partial(f, implementation=i))(q, k, v) for i in ("xla", "cudnn"))
@@ -143,7 +134,7 @@ def test_cudnn_is_called_with_what_it_wants(monkeypatch):
 
 
 def test_errors_of_dot_product_attention():
-    q, k = jnp.ones((2, 3, 4, 5)), jnp.ones((2, 6, 2, 5))
+    q, k = ones((2, 3, 4, 5)), ones((2, 6, 2, 5))
     f = partial(fn.dot_product_attention, q)
     with pytest.raises(ValueError, match=r"implementation='flash', wanted 'xla' or 'cudnn'"):
         f(k, k, implementation="flash")
@@ -151,7 +142,7 @@ def test_errors_of_dot_product_attention():
         with pytest.raises(
             ValueError, match=r"attention: k is float32\[5\], wanted \(batch, time, heads, d\)"
         ):
-            f(jnp.ones(5), k, causal=causal)
+            f(ones(5), k, causal=causal)
     with pytest.raises(TypeError, match=r"attention: input is int32\[2,6,2,5\], wanted floating point"):
         f(k, k.astype(jnp.int32))
     shapes = [((2, 6, 3, 5),) * 2, ((1, 6, 2, 5),) * 2, ((2, 6, 2, 4),) * 2, ((2, 6, 2, 5), (2, 7, 2, 5))]
@@ -159,14 +150,14 @@ def test_errors_of_dot_product_attention():
         with pytest.raises(
             ValueError, match=r"q is float32\[2,3,4,5\], k .*, wanted .* a multiple of kv_heads"
         ):
-            f(*map(jnp.ones, wrong))
+            f(*map(ones, wrong))
     with pytest.raises(TypeError, match=r"mask is int32\[2,6\], wanted bool"):
-        f(k, k, mask=jnp.ones((2, 6), jnp.int32))
+        f(k, k, mask=ones((2, 6), jnp.int32))
     for wrong in [(3, 6), (2, 3, 6), (2, 1, 3, 5), (2, 2, 3, 6)]:
         with pytest.raises(
             ValueError, match=r"mask is bool.*, wanted \(batch, source\), here \(2, 6\), or four"
         ):
-            f(k, k, mask=jnp.ones(wrong, bool))
+            f(k, k, mask=ones(wrong, bool))
 
 
 def turned(x, positions):
@@ -194,7 +185,7 @@ CASES = {
     "groups, no bias": ({"kv_heads": 2, "use_bias": False}, None, PADDING),
     "sizes": ({"kv_heads": 1, "features": 3, "head_features": 5}, None, None),
     "memory": ({}, (2, 4, 3), PADDING),
-    "memory, whole mask": ({"kv_heads": 2}, (2, 5, 3), draw(2, 4, 4, 5) > 0),
+    "memory, whole mask": ({"kv_heads": 2}, (2, 5, 3), normal(2, 4, 4, 5) > 0),
 }
 
 
@@ -202,7 +193,7 @@ CASES = {
 def test_multi_head_attention(case):
     options, shape, mask = CASES[case]
     layer = fn.multi_head_attention(4, **options)
-    x = {"x": draw(2, 4, 8), **({} if shape is None else {"memory": draw(*shape)})}
+    x = {"x": normal(2, 4, 8), **({} if shape is None else {"memory": normal(*shape)})}
     given = {**x, **({} if mask is None else {"mask": mask})}
     params = params_for(layer, given, np.float64)
     known = {"heads": 4, "kv_heads": options.get("kv_heads", 4), "mask": mask}
@@ -228,7 +219,7 @@ def test_params():
     assert jax.tree.map(jnp.shape, params) == shapes
     assert state == {}
     assert all(p.dtype == jnp.bfloat16 for p in params.values())
-    wide = jax.jit(fn.multi_head_attention(1).init)(KEY, jnp.ones((1, 1, 60)))[0]
+    wide = fn.multi_head_attention(1).init(KEY, ones((1, 1, 60)))[0]
     assert not any(wide[name].any() for name in shapes if name.startswith("b"))
     for name in ("w_q", "w_k", "w_v", "w_o"):
         bound = np.sqrt(6 / 120)
@@ -236,7 +227,7 @@ def test_params():
 
 
 def test_an_array_or_a_dict():
-    layer, x = fn.multi_head_attention(2, causal=True), draw(2, 3, 4).astype(np.float32)
+    layer, x = fn.multi_head_attention(2, causal=True), normal(2, 3, 4).astype(np.float32)
     params = params_for(layer, x)
     y = jax.jit(layer)(params, x)
     assert isinstance(y, jax.Array)
@@ -246,7 +237,7 @@ def test_an_array_or_a_dict():
 
 
 def test_a_rotation_of_your_own():
-    x = draw(2, 3, 4).astype(np.float32)
+    x = normal(2, 3, 4).astype(np.float32)
     halves = partial(fn.rotary, base=100.0, interleaved=False)
     layer = fn.multi_head_attention(1, use_bias=False, rotary=halves)
     params = params_for(layer, x)
@@ -265,7 +256,7 @@ def test_dropout_is_of_the_weights():
     layer = fn.multi_head_attention(1, use_bias=False, dropout=0.5)
     params = {"w_q": np.zeros((n, n)), "w_k": np.zeros((n, n)), "w_v": np.eye(n), "w_o": np.eye(n)}
     x = np.eye(n)[None]
-    np.testing.assert_allclose(layer(params, x), np.full((1, n, n), 1 / n), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(layer)(params, x), np.full((1, n, n), 1 / n), rtol=1e-6)
 
     @jax.jit
     @jax.vmap
@@ -279,7 +270,7 @@ def test_dropout_is_of_the_weights():
     assert 0.35 < dropped.mean() < 0.65
     np.testing.assert_allclose(weights[~dropped], 2 / n, rtol=1e-6)
     with pytest.raises(ValueError, match="dropout: train=True and no key"):
-        layer.apply(params, {}, x, train=True)
+        jax.eval_shape(partial(layer.apply, train=True), params, {}, x)
 
 
 OPTIONS = [
@@ -291,9 +282,9 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS)
 def test_decoding_gives_the_numbers_of_one_causal_pass(options):
     """Three time steps at once, then one by one in a scan; the cache has room to spare."""
-    x = draw(2, 7, 8).astype(np.float32)
+    x = normal(2, 7, 8).astype(np.float32)
     whole, layer = fn.multi_head_attention(4, **options), fn.multi_head_attention(4, cache=9, **options)
-    params, state = jax.jit(layer.init)(KEY, x[:, :1])
+    params, state = params_for(layer, x[:, :1]), blank(jax.eval_shape(layer.init, KEY, x[:, :1])[1])
     assert fn.check.describe(params) == fn.check.describe(jax.eval_shape(whole.init, KEY, x)[0])
     room = f"float32[2,9,{options.get('kv_heads', 4)},2]"
     assert fn.check.describe(state) == f"{{k: {room}, position: int32[], v: {room}}}"
@@ -321,9 +312,9 @@ def test_decoding_gives_the_numbers_of_one_causal_pass(options):
 
 def test_decoding_with_a_mask_of_the_cache():
     """The second sequence has one token less in front."""
-    x = draw(2, 4, 8).astype(np.float32)
+    x = normal(2, 4, 8).astype(np.float32)
     layer = fn.multi_head_attention(2, causal=True, cache=5)
-    params, state = jax.jit(layer.init)(KEY, x)
+    params, state = params_for(layer, x), blank(jax.eval_shape(layer.init, KEY, x)[1])
     mask = np.array([[True] * 5, [False, *[True] * 4]])
     y, _ = jax.jit(layer.apply)(params, state, {"x": x, "mask": mask})
     short = jax.jit(fn.multi_head_attention(2, causal=True))(params, x[1:, 1:])
@@ -331,9 +322,9 @@ def test_decoding_with_a_mask_of_the_cache():
 
 
 def test_a_full_cache():
-    x = jnp.ones((1, 2, 4))
+    x = ones((1, 2, 4))
     layer = fn.multi_head_attention(2, causal=True, cache=3)
-    params, state = jax.jit(layer.init)(KEY, x)
+    params, state = params_for(layer, x), blank(jax.eval_shape(layer.init, KEY, x)[1])
     jitted = jax.jit(layer.apply)
     y, state = jitted(params, state, x)
     assert np.isfinite(y).all()
@@ -345,19 +336,19 @@ def test_a_full_cache():
     y, state = jitted(params, state, x[:, :1])
     assert np.isnan(y).all()
     with pytest.raises(ValueError, match="attention: 4 time steps, wanted at most 3 in all"):
-        jitted(params, state, jnp.ones((1, 4, 4)))
+        jitted(params, state, ones((1, 4, 4)))
     with pytest.raises(ValueError, match="attention: 4 time steps at position 0, wanted at most 3"):
-        layer.init(KEY, jnp.ones((1, 4, 4)))
+        jax.eval_shape(layer.init, KEY, ones((1, 4, 4)))
     with pytest.raises(
         ValueError, match=r"the cache in state is float32\[1,3,2,2\] and the new keys float32\[2,"
     ):
-        layer.apply(params, state, jnp.ones((2, 1, 4)))
+        jax.eval_shape(layer.apply, params, state, ones((2, 1, 4)))
     with pytest.raises(ValueError, match=r"attention: state has no entries, wanted \['k', 'position', 'v'\]"):
         layer(params, x)
 
 
 def test_errors_of_multi_head_attention():
-    make, x = fn.multi_head_attention, jnp.ones((2, 3, 4))
+    make, x = fn.multi_head_attention, ones((2, 3, 4))
     for name in ("kv_heads", "features", "head_features", "cache"):
         with pytest.raises(ValueError, match=f"multi_head_attention: {name}=0, wanted at least 1"):
             make(2, causal=True, **{name: 0})
@@ -371,7 +362,7 @@ def test_errors_of_multi_head_attention():
         make(4, dropout=1.0)
     with pytest.raises(ValueError, match=r"input is float32\[2,3,4\], wanted a multiple of heads=3 features"):
         make(3).init(KEY, x)
-    memory = {"x": x, "memory": jnp.ones((2, 5, 3))}
+    memory = {"x": x, "memory": ones((2, 5, 3))}
     with pytest.raises(ValueError, match="a memory and rotary, wanted one of them"):
         make(2, rotary=True).init(KEY, memory)
     with pytest.raises(ValueError, match="a memory and cache=4, wanted one of them"):
@@ -383,7 +374,7 @@ def test_errors_of_multi_head_attention():
     ):
         layer(params, x)
     with pytest.raises(ValueError, match=r"q is .*, k .* and v .*, wanted"):
-        layer(params, {"x": x[:1], "memory": memory["memory"]})
+        jax.eval_shape(layer, params, {"x": x[:1], "memory": memory["memory"]})
     for wrong in ({"memory": x}, {"x": x, "masks": x}):
         with pytest.raises(
             ValueError, match=r"input has \[.*\], wanted 'x' and, where needed, 'memory' and 'mask'"
@@ -396,4 +387,4 @@ def test_errors_of_multi_head_attention():
     ):
         layer(params, {"x": x, "memory": x[0]})
     with pytest.raises(TypeError, match=r"mask is int32\[2,5\], wanted bool"):
-        layer(params, {**memory, "mask": jnp.ones((2, 5), jnp.int32)})
+        jax.eval_shape(layer, params, {**memory, "mask": ones((2, 5), jnp.int32)})

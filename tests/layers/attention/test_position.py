@@ -10,13 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, blank, normal, ones, params_for, zeros
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
 
 
 def waves(time, features, base=10000.0):
@@ -42,9 +39,9 @@ def turn(x, positions, base, interleaved):
 
 
 def test_learned_position():
-    layer, x = fn.learned_position(5), draw(2, 3, 4)
+    layer, x = fn.learned_position(5), normal(2, 3, 4)
     assert jax.eval_shape(layer.init, KEY, x)[1] == {}
-    agrees(layer, lambda params, x: x + params["w"][:3], {"w": draw(5, 4)}, x)
+    agrees(layer, lambda params, x: x + params["w"][:3], {"w": normal(5, 4)}, x)
 
 
 def test_params_of_learned_position():
@@ -52,14 +49,14 @@ def test_params_of_learned_position():
     params, _ = layer.init(KEY, jax.ShapeDtypeStruct((1, 1, 3), jnp.float32))
     assert fn.check.describe(params) == "{w: float32[2000,3]}"
     np.testing.assert_allclose(np.std(params["w"]), 0.02, rtol=0.05)
-    params, _ = fn.learned_position(2, w_init=fn.initializers.ones).init(KEY, jnp.ones((1, 1, 3)))
+    params, _ = jax.jit(fn.learned_position(2, w_init=fn.initializers.ones).init)(KEY, ones((1, 1, 3)))
     np.testing.assert_array_equal(params["w"], np.ones((2, 3)))
 
 
 @settings(max_examples=8)
 @given(st.integers(0, 2), st.integers(0, 40), st.integers(1, 7), st.sampled_from([1.0, 50.0, 10000.0]))
 def test_sinusoidal_position(batch, time, features, base):
-    x = draw(batch, time, features)
+    x = normal(batch, time, features)
     table = waves(time, features, base)
     agrees(partial(fn.sinusoidal_position(base=base), {}), lambda x: x + table, x)
 
@@ -70,7 +67,7 @@ def test_sinusoidal_position(batch, time, features, base):
     *(st.sampled_from([1.0, 50.0, 10000.0]), st.booleans(), st.sampled_from(["none", "time", "batch"])),
 )
 def test_rotary(batch, time, heads, d, base, interleaved, kind):
-    x, rng = draw(batch, time, heads, d), np.random.default_rng(0)
+    x, rng = normal(batch, time, heads, d), np.random.default_rng(0)
     shape = {"none": None, "time": (time,), "batch": (batch, time)}[kind]
     positions = None if shape is None else rng.integers(0, 100, shape)
     wanted = np.broadcast_to(np.arange(time) if positions is None else positions, (batch, time))
@@ -82,7 +79,7 @@ def test_rotary(batch, time, heads, d, base, interleaved, kind):
 
 
 def test_products_of_turned_vectors_depend_on_the_distance():
-    q, k = (jnp.asarray(draw(1, 1, 1, 8, seed=s), jnp.float32) for s in range(2))
+    q, k = (array(normal(1, 1, 1, 8, seed=s), jnp.float32) for s in range(2))
 
     @jax.jit
     def product(i, j):
@@ -95,24 +92,24 @@ def test_products_of_turned_vectors_depend_on_the_distance():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_of_the_output_only(dtype):
     """Position 3,001 is none of bfloat16's numbers."""
-    far = jnp.arange(3001, 3003)
-    x = jnp.ones((1, 2, 1, 4), dtype)
+    far = array(np.arange(3001, 3003))
+    x = ones((1, 2, 1, 4), dtype)
     y = fn.rotary(x, far)
     assert y.dtype == dtype
     wanted = turn(np.ones((1, 2, 1, 4)), np.asarray(far)[None], 10000.0, True)
     np.testing.assert_allclose(np.asarray(y, np.float64), wanted, atol=2 * float(jnp.finfo(dtype).eps))
     layer = fn.sinusoidal_position()
-    y = jax.jit(partial(layer, {}))(jnp.zeros((1, 3003, 4), dtype))
+    y = jax.jit(partial(layer, {}))(zeros((1, 3003, 4), dtype))
     assert y.dtype == dtype
     np.testing.assert_allclose(np.asarray(y[0], np.float64), waves(3003, 4), atol=float(jnp.finfo(dtype).eps))
     layer = fn.learned_position(3)
-    assert layer({"w": jnp.ones((3, 4))}, jnp.ones((1, 3, 4), dtype)).dtype == dtype
+    assert layer({"w": ones((3, 4))}, ones((1, 3, 4), dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("make", [partial(fn.learned_position, 7), fn.sinusoidal_position])
 def test_counting_on_from_call_to_call(make):
-    layer, x = make(cache=True), draw(2, 7, 5).astype(np.float32)
-    params, state = layer.init(KEY, x[:, :1])
+    layer, x = make(cache=True), normal(2, 7, 5).astype(np.float32)
+    params, state = params_for(layer, x[:, :1]), blank(jax.eval_shape(layer.init, KEY, x[:, :1])[1])
     assert fn.check.describe(state) == "{position: int32[]}"
     whole = jax.jit(make())(params, x)
 
@@ -139,8 +136,8 @@ def test_counting_on_from_call_to_call(make):
 
 
 def test_beyond_the_last_position():
-    layer, x = fn.learned_position(3, cache=True), jnp.ones((1, 2, 4))
-    params, state = layer.init(KEY, x)
+    layer, x = fn.learned_position(3, cache=True), ones((1, 2, 4))
+    params, state = params_for(layer, x), blank(jax.eval_shape(layer.init, KEY, x)[1])
     jitted = jax.jit(layer.apply)
     y, state = jitted(params, state, x)
     assert np.isfinite(y).all()
@@ -155,15 +152,15 @@ def test_beyond_the_last_position():
     assert np.isnan(y).all()
     for run in (jitted, layer.init):
         with pytest.raises(ValueError, match=r"learned_position: 4 time steps.* wanted at most 3 in all"):
-            run(*((params, state) if run is jitted else (KEY,)), jnp.ones((1, 4, 4)))
+            run(*((params, state) if run is jitted else (KEY,)), ones((1, 4, 4)))
     with pytest.raises(
         ValueError, match="learned_position: 4 time steps at position 0, wanted at most 3 in all"
     ):
-        jax.jit(fn.learned_position(3))(params, jnp.ones((1, 4, 4)))
+        jax.jit(fn.learned_position(3))(params, ones((1, 4, 4)))
 
 
 def test_errors():
-    x = jnp.ones((2, 3, 4))
+    x = ones((2, 3, 4))
     with pytest.raises(ValueError, match="learned_position: length=0, wanted at least 1"):
         fn.learned_position(0)
     with pytest.raises(ValueError, match=r"sinusoidal_position: base=0\.5, wanted at least 1"):
@@ -175,12 +172,12 @@ def test_errors():
                 with pytest.raises(
                     ValueError, match=r"position: input is .*, wanted \(batch, time, features\)"
                 ):
-                    f(jnp.ones(shape))
+                    f(ones(shape))
     with pytest.raises(
         ValueError, match=r"input is float32\[2,3,3\] and w float32\[5,4\], wanted 4 features"
     ):
-        fn.learned_position(5)({"w": jnp.ones((5, 4))}, jnp.ones((2, 3, 3)))
-    turned = jnp.ones((2, 3, 1, 4))
+        fn.learned_position(5)({"w": ones((5, 4))}, ones((2, 3, 3)))
+    turned = ones((2, 3, 1, 4))
     with pytest.raises(ValueError, match=r"rotary: base=0, wanted at least 1"):
         fn.rotary(turned, base=0)
     with pytest.raises(TypeError, match=r"rotary: input is int32\[2,3,1,4\], wanted floating point"):
@@ -193,4 +190,4 @@ def test_errors():
         fn.rotary(turned[..., :3])
     for shape in ((2,), (3, 3), (2, 3, 1), ()):
         with pytest.raises(ValueError, match=r"rotary: positions are int32\[.*, here \(3,\) or \(2, 3\)"):
-            fn.rotary(turned, jnp.ones(shape, jnp.int32))
+            fn.rotary(turned, ones(shape, jnp.int32))

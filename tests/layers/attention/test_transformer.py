@@ -9,14 +9,11 @@ import pytest
 from scipy.special import erf
 
 import fnnet as fn
+from tests.arrays import blank, normal, ones, params_for
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
 TRIANGLE = np.tril(np.ones((3, 3), bool))[None, None]
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
 
 
 def normalize(p, x):
@@ -55,15 +52,9 @@ def block(p, x, memory=None, *, mask=True, memory_mask=True, heads=2, norm="pre"
     return x
 
 
-def params_for(layer, x, dtype=np.float32):
-    """Params in the shapes of init, drawn in NumPy, which compiles nothing."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(layer.init, KEY, x)[0])
-    return tree.unflatten([(0.5 * draw(*p.shape, seed=i)).astype(dtype) for i, p in enumerate(leaves)])
-
-
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_encoder_block(norm):
-    layer, x = fn.transformer_encoder_block(2, hidden=5, norm=norm), draw(2, 3, 4)
+    layer, x = fn.transformer_encoder_block(2, hidden=5, norm=norm), normal(2, 3, 4)
     mask = np.array([[True, True, False], [True] * 3])
     agrees(
         lambda params, x: layer(params, {"x": x, "mask": mask})["x"],
@@ -75,7 +66,7 @@ def test_encoder_block(norm):
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_decoder_block(norm):
     layer = fn.transformer_decoder_block(2, hidden=5, norm=norm, activation=fn.tanh)
-    x, memory = draw(2, 3, 4), draw(2, 4, 6)
+    x, memory = normal(2, 3, 4), normal(2, 4, 6)
     masks = {"mask": np.array([[True] * 3, [True, True, False]])}
     masks["memory_mask"] = np.array([[True, False, True, True], [True] * 4])
     params = params_for(layer, {"x": x, "memory": memory}, np.float64)
@@ -94,7 +85,7 @@ def test_decoder_block(norm):
 
 def test_decoder_block_without_memory():
     """The block of GPT, without biases."""
-    layer, x = fn.transformer_decoder_block(2, cross=False, use_bias=False), draw(2, 3, 4)
+    layer, x = fn.transformer_decoder_block(2, cross=False, use_bias=False), normal(2, 3, 4)
     agrees(layer, partial(block, mask=TRIANGLE), params_for(layer, x, np.float64), x)
 
 
@@ -117,7 +108,7 @@ def test_params():
 
 def test_mask_and_memory_flow_through_serial():
     """What is masked changes nothing: not in two blocks of an encoder, nor in the decoder behind it."""
-    x, target = (draw(1, n, 4).astype(np.float32) for n in (5, 3))
+    x, target = (normal(1, n, 4).astype(np.float32) for n in (5, 3))
     encoder = fn.serial(fn.transformer_encoder_block(2), fn.transformer_encoder_block(2))
     decoder = fn.serial(fn.transformer_decoder_block(2), fn.transformer_decoder_block(2))
     params = params_for(encoder, x), params_for(decoder, {"x": target, "memory": x})
@@ -131,7 +122,7 @@ def test_mask_and_memory_flow_through_serial():
         return encoded["x"], decoded["x"]
 
     encoded, decoded = run(params, x)
-    masked, seen = x + ~mask[..., None] * np.float32(0.5), x + mask[..., None] * draw(4).astype(np.float32)
+    masked, seen = x + ~mask[..., None] * np.float32(0.5), x + mask[..., None] * normal(4).astype(np.float32)
     other, same = run(params, masked)
     np.testing.assert_array_equal(encoded[:, :3], other[:, :3])
     np.testing.assert_array_equal(decoded, same)
@@ -157,7 +148,7 @@ def test_dropout():
 def test_dropout_of_attention():
     """Its own rate, and nothing of what the parts add."""
     make = fn.transformer_encoder_block
-    x = draw(1, 8, 4).astype(np.float32)
+    x = normal(1, 8, 4).astype(np.float32)
     layer = make(2, attention_dropout=0.5)
     params = params_for(layer, x)
     train, plain = jax.jit(partial(layer.apply, train=True)), jax.jit(layer)
@@ -193,8 +184,7 @@ def test_a_gpt_decodes_token_by_token(position, options):
 
     @jax.jit
     def decode(params):
-        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])
-        logits, state = cached.apply(params, state, prompt)
+        logits, state = cached.apply(params, blank(shapes[1]), prompt)
         token = jnp.argmax(logits[:, -1], axis=-1)
 
         def step(carry, _):
@@ -212,21 +202,22 @@ def test_a_gpt_decodes_token_by_token(position, options):
 
 
 def test_decoding_with_a_memory():
-    x, memory = (draw(2, n, 4).astype(np.float32) for n in (3, 5))
+    x, memory = (normal(2, n, 4).astype(np.float32) for n in (3, 5))
     full, cached = fn.transformer_decoder_block(2), fn.transformer_decoder_block(2, cache=3)
-    params, state = jax.jit(cached.init)(KEY, {"x": x, "memory": memory})
+    both = {"x": x, "memory": memory}
+    params, state = params_for(cached, both), blank(jax.eval_shape(cached.init, KEY, both)[1])
     assert list(state) == ["attention"]
     step = jax.jit(cached.apply)
     ys = []
     for t in range(3):
         y, state = step(params, state, {"x": x[:, t : t + 1], "memory": memory})
         ys.append(y["x"])
-    wanted = jax.jit(full)(params, {"x": x, "memory": memory})["x"]
+    wanted = jax.jit(full)(params, both)["x"]
     np.testing.assert_allclose(np.concatenate(ys, axis=1), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_errors():
-    x = jnp.ones((2, 3, 4))
+    x = ones((2, 3, 4))
     for make in (fn.transformer_encoder_block, fn.transformer_decoder_block):
         name = make.__name__
         with pytest.raises(ValueError, match=f"{name}: norm='both', wanted 'pre' or 'post'"):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import fnnet as fn
+from tests.arrays import array, ones, params_for, zeros
 
 # name: (shape of x, features, window, keywords)
 CASES = {
@@ -163,7 +164,7 @@ def test_it_is_a_cross_correlation():
             ],
             axis=-1,
         )
-        close(ours(3, (3, 4), {"padding": padding})(jnp.asarray(x), jnp.asarray(w))[0], wanted)
+        close(ours(3, (3, 4), {"padding": padding})(array(x), array(w))[0], wanted)
 
 
 def derivatives(f, x, w, dx, dw):
@@ -221,8 +222,8 @@ def test_derivatives_are_those_of_jax(case):
 def test_half_precision(dtype):
     case = (2, 5, 5, 4), 3, 3, {"strides": 2}
     x, w, rng = draw(*case)
-    x, w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
-    dy = jnp.asarray(rng.normal(size=(2, 3, 3, 3)), dtype)
+    x, w = array(x, dtype), array(w, dtype)
+    dy = array(rng.normal(size=(2, 3, 3, 3)), dtype)
     got = value_and_gradients(ours(*case[1:]), x, w, dy)
     wanted = loops(*(np.asarray(a, np.float64) for a in (x, w, dy)), **case[3])
     for a, b in zip(got, wanted, strict=True):
@@ -268,8 +269,8 @@ def test_bias():
     layer = fn.conv(
         2, 3, w_init=fn.initializers.zeros, b_init=lambda key, shape, dtype: jnp.array([1.0, -2.0], dtype)
     )
-    x = jnp.ones((3, 4, 1))
-    params, _ = layer.init(jax.random.key(0), x)
+    x = ones((3, 4, 1))
+    params, _ = jax.jit(layer.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(layer(params, x), np.tile([1.0, -2.0], (3, 4, 1)))
     grads = jax.grad(lambda p: layer(p, x).sum())(params)
     np.testing.assert_array_equal(grads["b"], [12.0, 12.0])
@@ -277,8 +278,8 @@ def test_bias():
 
 def test_what_the_strides_pass_over_has_no_gradient():
     layer = fn.conv(1, 2, strides=3, padding="VALID", w_init=fn.initializers.ones)
-    x = jnp.ones((1, 8, 1))
-    params, _ = layer.init(jax.random.key(0), x)
+    x = ones((1, 8, 1))
+    params, _ = jax.jit(layer.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(
         jax.grad(lambda x: layer(params, x).sum())(x).ravel(), [1, 1, 0, 1, 1, 0, 1, 1]
     )
@@ -354,20 +355,20 @@ def test_wrong_inputs_raise_before_anything_is_computed(layer, shape, message):
 
 def test_params_of_another_input_raise():
     layer = fn.conv(2, 3)
-    params, _ = layer.init(jax.random.key(0), jnp.zeros((1, 8, 3)))
+    params = params_for(layer, zeros((1, 8, 3)))
     for shape in ((1, 8, 2), (1, 8, 8, 3)):
         with pytest.raises(
             ValueError, match=r"conv: .* and w float32\[3,3,2\], wanted .* 1 spatial axes and 3 channels"
         ):
-            layer(params, jnp.zeros(shape))
+            layer(params, zeros(shape))
     with pytest.raises(TypeError, match=r"conv: input is int32\[1,8,3\], wanted floating point"):
-        layer(params, jnp.zeros((1, 8, 3), jnp.int32))
+        layer(params, zeros((1, 8, 3), jnp.int32))
 
 
 def test_no_examples():
     layer = fn.conv(2, 3)
-    params, _ = layer.init(jax.random.key(0), jnp.zeros((1, 8, 3)))
-    x = jnp.zeros((0, 8, 3))
+    params = params_for(layer, zeros((1, 8, 3)))
+    x = zeros((0, 8, 3))
     assert layer(params, x).shape == (0, 8, 2)
     grads = jax.grad(lambda p: layer(p, x).sum())(params)
     assert not np.any(grads["w"])
@@ -380,4 +381,4 @@ def test_dtypes():
     params, _ = layer.init(jax.random.key(0), x)  # float64 of NumPy is float32 to JAX
     assert params["w"].dtype == layer(params, x).dtype == jnp.float32
     # float32 params and half an input: JAX's promotion
-    assert layer(params, jnp.asarray(x, jnp.bfloat16)).dtype == jnp.float32
+    assert layer(params, array(x, jnp.bfloat16)).dtype == jnp.float32

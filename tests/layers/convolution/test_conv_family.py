@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import fnnet as fn
+from tests.arrays import array, ones, params_for, zeros
 from tests.oracle import agrees
 
 
@@ -194,8 +195,8 @@ def test_conv_transpose_is_the_gradient_of_conv(padding):
     x, w = draw((2, 4, 3), (3, 3, 5))
     y = fn.conv_transpose(5, 3, **keywords)({"w": w}, x)
     conv = fn.conv(3, 3, **keywords)
-    _, back = jax.vjp(lambda z: conv({"w": w.swapaxes(-1, -2)}, z), jnp.zeros_like(y))
-    np.testing.assert_allclose(back(jnp.asarray(x))[0], y, rtol=1e-10, atol=1e-10)
+    _, back = jax.vjp(lambda z: conv({"w": w.swapaxes(-1, -2)}, z), np.zeros_like(y))
+    np.testing.assert_allclose(back(array(x))[0], y, rtol=1e-10, atol=1e-10)
 
 
 FORMS = {
@@ -237,7 +238,7 @@ def test_the_form_for_cpus_is_the_plain_convolution(form, monkeypatch):
 
 def test_the_backward_pass_of_a_depthwise_convolution_keeps_its_arguments_only():
     layer = fn.depthwise_conv(5, use_bias=False)
-    x, w = jnp.ones((2, 8, 8, 3)), jnp.ones((5, 5, 1, 3))
+    x, w = ones((2, 8, 8, 3)), ones((5, 5, 1, 3))
     kept = jax.eval_shape(lambda x, w: jax.vjp(ours(layer), x, w)[1], x, w)
     assert sum(leaf.size for leaf in jax.tree.leaves(kept)) <= x.size + w.size
 
@@ -246,7 +247,7 @@ def test_the_backward_pass_of_a_depthwise_convolution_keeps_its_arguments_only()
 def test_half_precision_is_rounded_once(form):
     dtype = jnp.bfloat16
     layer, *shapes = FORMS[form]
-    x, w = (jnp.asarray(a, dtype) for a in draw(*shapes))
+    x, w = (array(a, dtype) for a in draw(*shapes))
 
     @jax.jit
     def both(x, w):
@@ -255,14 +256,14 @@ def test_half_precision_is_rounded_once(form):
 
     for got, wanted in zip(both(x, w), both(x.astype(jnp.float32), w.astype(jnp.float32)), strict=True):
         assert got.dtype == dtype
-        error = jnp.abs(got.astype(jnp.float32) - wanted).max()
-        assert error <= 2 * jnp.finfo(dtype).eps * jnp.abs(wanted).max()
+        error = np.abs(got.astype(jnp.float32) - wanted).max()
+        assert error <= 2 * jnp.finfo(dtype).eps * np.abs(wanted).max()
 
 
 def test_a_window_of_1_is_a_product_of_matrices():
     layer = fn.conv(4, 1, use_bias=False)
     agrees(ours(layer), lambda x, w: x @ w[0, 0], *draw((2, 3, 2, 5), (1, 1, 5, 4)))
-    jaxpr = str(jax.make_jaxpr(ours(layer))(jnp.ones((2, 3, 2, 5)), jnp.ones((1, 1, 5, 4))))
+    jaxpr = str(jax.make_jaxpr(ours(layer))(ones((2, 3, 2, 5)), ones((1, 1, 5, 4))))
     assert "dot_general" in jaxpr
     assert "conv_general_dilated" not in jaxpr
 
@@ -284,7 +285,7 @@ def test_params_and_bias():
     assert params(fn.conv_transpose(4, 3, use_bias=False), (1, 8, 6)) == {"w": (3, 6, 4)}
 
     zeros, bias = fn.initializers.zeros, lambda key, shape, dtype: jnp.arange(1.0, shape[0] + 1, dtype=dtype)
-    x = jnp.ones((2, 3, 2))
+    x = ones((2, 3, 2))
     for layer in (
         fn.depthwise_conv(3, w_init=zeros, b_init=bias),
         fn.separable_conv(2, 3, depthwise_init=zeros, b_init=bias),
@@ -307,7 +308,7 @@ def test_params_and_bias():
     ],
 )
 def test_no_examples(layer, size):
-    x = jnp.zeros((0, 5, 2))
+    x = zeros((0, 5, 2))
 
     @jax.jit
     def gradients():
@@ -366,12 +367,12 @@ def test_wrong_arguments_raise_when_the_layer_is_made(make, message):
 )
 def test_wrong_inputs_raise_before_anything_is_computed(layer, shape, message):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(fn.serial(layer, fn.identity).init, jax.random.key(0), jnp.zeros(shape))
+        jax.eval_shape(fn.serial(layer, fn.identity).init, jax.random.key(0), zeros(shape))
 
 
 @pytest.mark.parametrize("layer", [fn.depthwise_conv(3), fn.separable_conv(2, 3), fn.conv_transpose(2, 3)])
 def test_params_of_another_input_raise(layer):
-    params, _ = jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 8, 3)))
+    params = params_for(layer, zeros((1, 8, 3)))
     for shape in ((1, 8, 2), (1, 8, 8, 3)):
         with pytest.raises(ValueError, match=r": .* and .*, wanted .* 1 spatial axes and 3 channels"):
-            layer(params, jnp.zeros(shape))
+            layer(params, zeros(shape))

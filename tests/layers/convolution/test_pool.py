@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, ones, zeros
 
 POOLS = {"max_pool": fn.max_pool, "avg_pool": fn.avg_pool}
 
@@ -120,14 +121,14 @@ def test_any_arguments_give_what_the_loops_give(kind, window, strides, data):
 
 
 def test_the_whole_gradient_of_a_window_goes_to_the_first_of_the_largest():
-    x = jnp.array([2.0, 2.0, 1.0, 3.0, 0.0, 0.0]).reshape(1, 6, 1)
+    x = array([2.0, 2.0, 1.0, 3.0, 0.0, 0.0]).reshape(1, 6, 1)
     grad = jax.grad(lambda x: jnp.sum(fn.max_pool(2)({}, x) * jnp.array([5.0, 6.0, 7.0]).reshape(1, 3, 1)))(x)
     np.testing.assert_array_equal(grad.ravel(), [5, 0, 0, 6, 7, 0])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_padding_never_wins(dtype):
-    x = jnp.array([-5.0, -7.0, -jnp.inf], dtype).reshape(1, 3, 1)
+    x = array([-5.0, -7.0, -jnp.inf], dtype).reshape(1, 3, 1)
     y = fn.max_pool(2, strides=1, padding=((1, 1),))({}, x)
     assert y.dtype == dtype
     np.testing.assert_array_equal(y.ravel().astype(jnp.float32), [-5, -5, -7, -jnp.inf])
@@ -138,19 +139,19 @@ def test_padding_never_wins(dtype):
 
 @pytest.mark.parametrize("pool", POOLS.values())
 def test_nan_is_passed_on(pool):
-    x = jnp.array([1.0, jnp.nan, 2.0, 3.0, jnp.nan, 0.0, jnp.nan, jnp.nan]).reshape(1, 8, 1)
-    np.testing.assert_array_equal(jnp.isnan(pool(2)({}, x)).ravel(), [True, False, True, True])
+    x = array([1.0, jnp.nan, 2.0, 3.0, jnp.nan, 0.0, jnp.nan, jnp.nan]).reshape(1, 8, 1)
+    np.testing.assert_array_equal(np.isnan(pool(2)({}, x)).ravel(), [True, False, True, True])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_the_mean_of_a_large_window_in_half_precision(dtype):
     """Summed in half precision it is infinite, or rounded away: 256 + 1 = 256 in bfloat16."""
-    x = jnp.full((1, 32, 32, 1), 3072.0, dtype)
+    x = array(np.full((1, 32, 32, 1), 3072.0, dtype))
     pool = fn.avg_pool(32)
     y, back = jax.vjp(lambda x: pool({}, x), x)
     assert y.dtype == dtype
     assert y.item() == 3072.0
-    np.testing.assert_array_equal(back(jnp.ones_like(y))[0], jnp.full_like(x, 1 / 1024))
+    np.testing.assert_array_equal(back(np.ones_like(y))[0], np.full_like(x, 1 / 1024))
 
 
 @pytest.mark.parametrize("pool", POOLS.values())
@@ -163,7 +164,7 @@ def test_inputs(pool):
         np.testing.assert_array_equal(pool(window, strides=window, padding=[[0, 0]])({}, x), y)
     assert pool(2)({}, x[:0]).shape == (0, 3, 3)
     with pytest.raises(TypeError, match=r"_pool: input is int32\[1,4,1\], wanted floating point"):
-        pool(2)({}, jnp.ones((1, 4, 1), jnp.int32))
+        pool(2)({}, ones((1, 4, 1), jnp.int32))
 
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 6))
@@ -216,4 +217,4 @@ def test_wrong_arguments_raise_when_the_layer_is_made(pool, window, keywords, er
 @pytest.mark.parametrize("pool", POOLS.values())
 def test_wrong_inputs_raise(pool, shape, window, keywords, message):
     with pytest.raises(ValueError, match=message):
-        pool(window, **keywords)({}, jnp.zeros(shape))
+        pool(window, **keywords)({}, zeros(shape))

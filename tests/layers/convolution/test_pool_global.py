@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, ones
 from tests.oracle import agrees
 
 ADAPTIVE = {"avg": (fn.adaptive_avg_pool, np.mean), "max": (fn.adaptive_max_pool, np.max)}
@@ -53,14 +54,14 @@ def test_global_pools_reduce_all_spatial_axes(kind, shape):
 
 @pytest.mark.parametrize("pool", [fn.global_max_pool, fn.adaptive_max_pool(1)])
 def test_the_whole_gradient_goes_to_the_first_of_the_largest(pool):
-    x = jnp.array([[1.0, 2.0, 0.0], [2.0, 2.0, 1.0]])[None, ..., None]
+    x = array([[1.0, 2.0, 0.0], [2.0, 2.0, 1.0]])[None, ..., None]
     grad = jax.grad(lambda x: jnp.sum(fn.as_layer(pool)({}, x)))(x)
     np.testing.assert_array_equal(grad[0, ..., 0], [[0, 1, 0], [0, 0, 0]])
 
 
 def test_overlapping_windows_each_send_their_gradient():
-    x = jnp.array([1.0, 3.0, 2.0]).reshape(1, 3, 1)
-    weights = jnp.array([5.0, 7.0]).reshape(1, 2, 1)
+    x = array([1.0, 3.0, 2.0]).reshape(1, 3, 1)
+    weights = array([5.0, 7.0]).reshape(1, 2, 1)
     grad = jax.grad(lambda x: jnp.sum(fn.adaptive_max_pool(2)({}, x) * weights))(x)
     np.testing.assert_array_equal(grad.ravel(), [0, 12, 0])
 
@@ -68,21 +69,23 @@ def test_overlapping_windows_each_send_their_gradient():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_the_mean_of_large_numbers_does_not_overflow(dtype):
     large = 0.75 * float(jnp.finfo(dtype).max)
-    x = jnp.full((1, 33, 33, 1), large, dtype)
+    x = array(np.full((1, 33, 33, 1), large, dtype))
     for pool in (fn.global_avg_pool, fn.adaptive_avg_pool(2), fn.avg_pool(33)):
         y = jax.jit(fn.as_layer(pool))({}, x)
         assert y.dtype == dtype
-        np.testing.assert_allclose(y.astype(jnp.float32), jnp.full(y.shape, x[0, 0, 0, 0], jnp.float32), 1e-6)
+        np.testing.assert_allclose(
+            y.astype(jnp.float32), array(np.full(y.shape, x[0, 0, 0, 0], jnp.float32)), 1e-6
+        )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_the_mean_in_half_precision_is_rounded_once(dtype):
     """Summed in half precision, 2,000 ones are 256 in bfloat16; a mean axis by axis is rounded twice."""
-    x = jnp.asarray(np.random.default_rng(0).normal(1, 1, size=(1, 39, 52, 3)), dtype)
+    x = array(np.random.default_rng(0).normal(1, 1, size=(1, 39, 52, 3)), dtype)
     exact = np.asarray(x, np.float64)
-    wanted = jnp.asarray(loops(exact, (2, 3), np.mean), dtype)
+    wanted = array(loops(exact, (2, 3), np.mean), dtype)
     np.testing.assert_array_equal(jax.jit(fn.adaptive_avg_pool((2, 3)))({}, x), wanted)
-    np.testing.assert_array_equal(jax.jit(fn.global_avg_pool)(x), jnp.asarray(exact.mean(axis=(1, 2)), dtype))
+    np.testing.assert_array_equal(jax.jit(fn.global_avg_pool)(x), array(exact.mean(axis=(1, 2)), dtype))
 
 
 @pytest.mark.parametrize(
@@ -99,17 +102,17 @@ def test_inputs(pool):
     assert seen[0, 0, 2]
     assert seen.sum() == 1
     with pytest.raises(TypeError, match=r"_pool: input is int32\[1,4,1\], wanted floating point"):
-        pool({}, jnp.ones((1, 4, 1), jnp.int32))
+        pool({}, ones((1, 4, 1), jnp.int32))
     with pytest.raises(ValueError, match=r"_pool: input is float32\[4,1\], wanted \(batch, "):
-        pool({}, jnp.ones((4, 1)))
+        pool({}, ones((4, 1)))
     with pytest.raises(ValueError, match=r"_pool: input is float32\[2,0,1\], wanted at least one element"):
-        pool({}, jnp.ones((2, 0, 1)))
+        pool({}, ones((2, 0, 1)))
 
 
 @pytest.mark.parametrize("pool", [fn.max_pool, fn.avg_pool])
 def test_a_window_over_an_empty_axis_raises(pool):
     with pytest.raises(ValueError, match=r"_pool: input is float32\[2,0,1\], wanted at least one element"):
-        pool(3, padding=((2, 2),))({}, jnp.ones((2, 0, 1)))
+        pool(3, padding=((2, 2),))({}, ones((2, 0, 1)))
 
 
 @pytest.mark.parametrize("pool", [fn.adaptive_avg_pool, fn.adaptive_max_pool])
@@ -119,4 +122,4 @@ def test_wrong_sizes_raise(pool):
     with pytest.raises(TypeError, match=r"_pool: size=2.0, wanted a positive int"):
         pool((2, 2.0))
     with pytest.raises(ValueError, match=r"_pool: size=\(2, 2\) and 1 spatial axes"):
-        pool((2, 2))({}, jnp.ones((1, 4, 1)))
+        pool((2, 2))({}, ones((1, 4, 1)))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, ones, zeros
 from tests.oracle import agrees
 
 
@@ -45,23 +46,23 @@ def test_upsample_is_that_of_the_loops(shape, factor, method):
 
 
 def test_linear_meets_only_what_it_sees():
-    x = jnp.array([1.0, 2.0, jnp.inf, 3.0]).reshape(1, 4, 1)
+    x = array([1.0, 2.0, jnp.inf, 3.0]).reshape(1, 4, 1)
     y = fn.upsample(3, method="linear")({}, x).ravel()
-    np.testing.assert_array_equal(jnp.isinf(y), np.isin(np.arange(12), range(5, 10)))
-    assert not jnp.isnan(y).any()
+    np.testing.assert_array_equal(np.isinf(y), np.isin(np.arange(12), range(5, 10)))
+    assert not np.isnan(y).any()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_linear_in_half_precision_is_rounded_once(dtype):
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 5, 2)), dtype)
-    wanted = jnp.asarray(upsample_loops(np.asarray(x, np.float64), 4, "linear"), dtype)
+    x = array(np.random.default_rng(0).normal(size=(1, 4, 5, 2)), dtype)
+    wanted = array(upsample_loops(np.asarray(x, np.float64), 4, "linear"), dtype)
     y = jax.jit(fn.upsample(4, method="linear"))({}, x)
     assert y.dtype == dtype
     np.testing.assert_allclose(
         y.astype(jnp.float32), wanted.astype(jnp.float32), rtol=float(jnp.finfo(dtype).eps)
     )
-    largest = jnp.full((1, 2, 1), jnp.finfo(dtype).max, dtype)
-    assert jnp.isfinite(fn.upsample(3, method="linear")({}, largest)).all()
+    largest = array(np.full((1, 2, 1), jnp.finfo(dtype).max, dtype))
+    assert np.isfinite(fn.upsample(3, method="linear")({}, largest)).all()
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
@@ -80,7 +81,7 @@ def test_pad_is_that_of_numpy(mode, shape, widths):
 
 
 def test_the_value_of_a_pad_may_be_a_tracer():
-    x = jnp.ones((1, 2, 1), jnp.bfloat16)
+    x = ones((1, 2, 1), jnp.bfloat16)
 
     @jax.jit
     @jax.value_and_grad
@@ -117,7 +118,7 @@ def test_space_to_depth_is_that_of_the_loops_and_depth_to_space_its_inverse(axes
 
 
 def test_one_block_for_all_axes():
-    x = jnp.arange(32.0).reshape(1, 4, 4, 2)
+    x = array(np.arange(32.0)).reshape(1, 4, 4, 2)
     y = fn.space_to_depth(2)({}, x)
     np.testing.assert_array_equal(y, space_to_depth_loops(np.asarray(x), (2, 2)))
     np.testing.assert_array_equal(fn.depth_to_space(2)({}, y), x)
@@ -139,9 +140,9 @@ def test_inputs(name):
     assert y.dtype == jnp.float32
     assert layer({}, x[:0]).shape == (0, *y.shape[1:])
     with pytest.raises(TypeError, match=rf"{name}: input is int32\[1,4,2\], wanted floating point"):
-        layer({}, jnp.ones((1, 4, 2), jnp.int32))
+        layer({}, ones((1, 4, 2), jnp.int32))
     with pytest.raises(ValueError, match=rf"{name}: input is float32\[4,2\], wanted \(batch, 1 to 3"):
-        layer.init(jax.random.key(0), jnp.ones((4, 2)))
+        layer.init(jax.random.key(0), ones((4, 2)))
 
 
 @pytest.mark.parametrize(
@@ -184,4 +185,4 @@ def test_wrong_arguments_raise_when_the_layer_is_made(make, error, message):
 def test_wrong_inputs_raise(layer, shape, message):
     for attempt in (partial(layer.init, jax.random.key(0)), partial(layer, {})):
         with pytest.raises(ValueError, match=message):
-            attempt(jnp.zeros(shape))
+            attempt(zeros(shape))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 import fnnet as fn
+from tests.arrays import array, ones
 
 close = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10))
 
@@ -84,7 +85,7 @@ class TestBatchNorm:
     def test_the_state_has_a_gradient(self):
         """A run's hyperparameters reach the validation loss through the running averages too."""
         layer = fn.batch_norm(momentum=0.75)
-        x = jnp.array([[1.0], [3.0]])
+        x = array([[1.0], [3.0]])
         params, state = layer.init(jax.random.key(0), x)
 
         def of(average):
@@ -118,7 +119,7 @@ class TestBatchNorm:
 
     def test_evaluation_needs_no_mapped_axis(self):
         layer = fn.batch_norm(axis_name="devices")
-        x = jnp.array([[1.0], [3.0]])
+        x = array([[1.0], [3.0]])
         params, state = layer.init(jax.random.key(0), x)
         y, _ = layer.apply(params, state, x)
         np.testing.assert_allclose(y, x, rtol=1e-4)
@@ -136,15 +137,15 @@ class TestBatchNorm:
     @pytest.mark.parametrize("value", [0.1, -1e4 / 3, 1e6 + 0.3])
     def test_equal_examples_are_mapped_to_beta(self, value):
         layer = fn.batch_norm()
-        x = jnp.full((7, 3, 2), value)
+        x = array(np.full((7, 3, 2), value))
         params, state = layer.init(jax.random.key(0), x)
-        y, state = run(layer, params | {"beta": jnp.array([5.0, -5.0])}, state, x, train=True)
+        y, state = run(layer, params | {"beta": array([5.0, -5.0])}, state, x, train=True)
         np.testing.assert_array_equal(y, np.tile([5.0, -5.0], (7, 3, 1)))
         np.testing.assert_allclose(state["var"], 0.9, rtol=1e-6)
 
     def test_one_example(self):
         layer = fn.batch_norm(momentum=0.5)
-        x = jnp.array([[2.0, -4.0]])
+        x = array([[2.0, -4.0]])
         y, state = layer.apply(*layer.init(jax.random.key(0), x), x, train=True)
         np.testing.assert_array_equal(y, np.zeros((1, 2)))
         np.testing.assert_array_equal(state["mean"], [1.0, -2.0])
@@ -152,7 +153,7 @@ class TestBatchNorm:
 
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
     def test_half_precision_has_statistics_in_single(self, dtype):
-        x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (2000, 2)), dtype)
+        x = array(np.random.default_rng(0).normal(100, 1, (2000, 2)), dtype)
         layer = fn.batch_norm(momentum=0)
         params, state = layer.init(jax.random.key(0), x)
         y, state = run(layer, params, state, x, train=True)
@@ -184,17 +185,17 @@ class TestBatchNorm:
             assert y.dtype == jnp.result_type(x)
 
     def test_the_momentum_may_be_a_tracer(self):
-        x = jnp.array([[1.0], [3.0]])
+        x = array([[1.0], [3.0]])
 
         def mean(momentum):
             layer = fn.batch_norm(momentum=momentum)
             return layer.apply(*layer.init(jax.random.key(0), x), x, train=True)[1]["mean"]
 
-        got = jax.jit(jax.vmap(mean))(jnp.array([0.0, 0.5, 0.9]))
+        got = jax.jit(jax.vmap(mean))(array([0.0, 0.5, 0.9]))
         np.testing.assert_allclose(got, [[2.0], [1.0], [0.2]], rtol=1e-6)
 
     def test_errors(self):
-        x = jnp.ones((4, 3))
+        x = ones((4, 3))
         layer = fn.batch_norm()
         params, state = layer.init(jax.random.key(0), x)
         with pytest.raises(
@@ -267,7 +268,7 @@ class TestLayerNorm:
 
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
     def test_half_precision_has_statistics_in_single(self, dtype):
-        x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (2, 1000)), dtype)
+        x = array(np.random.default_rng(0).normal(100, 1, (2, 1000)), dtype)
         layer = fn.layer_norm()
         params, _ = layer.init(jax.random.key(0), x)
         y, x = layer(params, x), np.asarray(x, np.float64)
@@ -275,21 +276,21 @@ class TestLayerNorm:
         wanted = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
         assert np.abs(np.asarray(y, np.float64) - wanted).max() <= jnp.finfo(dtype).eps * np.abs(wanted).max()
         masters = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-        assert layer(masters, jnp.asarray(x, dtype)).dtype == dtype
+        assert layer(masters, array(x, dtype)).dtype == dtype
 
     def test_errors(self):
         layer = fn.layer_norm()
-        params, _ = layer.init(jax.random.key(0), jnp.ones((1, 3)))
+        params, _ = layer.init(jax.random.key(0), ones((1, 3)))
         with pytest.raises(
             ValueError, match=r"layer_norm: input is float32\[4,2\] and gamma float32\[3\], wanted 3"
         ):
-            layer(params, jnp.ones((4, 2)))
+            layer(params, ones((4, 2)))
         with pytest.raises(
             ValueError, match=r"layer_norm: input is float32\[\], wanted \(batch, \.\.\., features\)"
         ):
-            layer(params, jnp.ones(()))
+            layer(params, ones(()))
         with pytest.raises(TypeError, match=r"layer_norm: input is int32\[1,3\], wanted floating point"):
-            layer(params, jnp.ones((1, 3), jnp.int32))
+            layer(params, ones((1, 3), jnp.int32))
         with pytest.raises(ValueError, match="layer_norm: eps=-1, wanted at least 0"):
             fn.layer_norm(eps=-1)
 

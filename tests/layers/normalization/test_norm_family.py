@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, ones
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
@@ -164,13 +165,13 @@ def test_local_response_norm_of_very_large_numbers_has_no_nan():
 
 
 def test_the_constants_may_be_tracers():
-    x = jnp.array([[1.0, 2.0, -3.0]])
+    x = array([[1.0, 2.0, -3.0]])
 
     def run(c):
         lrn = fn.local_response_norm(3, k=c, alpha=c, beta=c)({}, x)
         return lrn, fn.rms_norm(eps=c)({"gamma": jnp.ones(3)}, x)
 
-    lrn, rms = jax.jit(jax.vmap(run))(jnp.array([0.5, 1.0]))
+    lrn, rms = jax.jit(jax.vmap(run))(array([0.5, 1.0]))
     sums = np.array([[5.0, 14.0, 13.0]])
     for c, *got in zip([0.5, 1.0], lrn, rms, strict=True):
         wanted = x / (c + c * sums) ** c, x / np.sqrt(14 / 3 + c)
@@ -187,22 +188,22 @@ def test_inputs_of_numpy():
 
 
 def test_errors():
-    ones = jnp.ones((2, 3, 4))
+    x = ones((2, 3, 4))
     with pytest.raises(
         ValueError, match=r"rms_norm: input is float32\[2,3\] and gamma float32\[4\], wanted 4"
     ):
-        fn.rms_norm()({"gamma": jnp.ones(4)}, jnp.ones((2, 3)))
+        fn.rms_norm()({"gamma": ones(4)}, ones((2, 3)))
     with pytest.raises(ValueError, match="rms_norm: eps=-1, wanted at least 0"):
         fn.rms_norm(eps=-1)
     for layer in (fn.group_norm(3), fn.group_norm(5)):
         with pytest.raises(
             ValueError, match=r"group_norm: input is float32\[2,3,4\], wanted channels that \d gr"
         ):
-            layer.init(KEY, ones)
+            layer.init(KEY, x)
     with pytest.raises(
         ValueError, match=r"group_norm: input is float32\[4\], wanted \(batch, \.\.\., channels\)"
     ):
-        fn.group_norm(2).init(KEY, ones[0, 0])
+        fn.group_norm(2).init(KEY, x[0, 0])
     with pytest.raises(ValueError, match="group_norm: eps=-1"):
         fn.group_norm(2, eps=-1)
     with pytest.raises(TypeError, match=r"group_norm: groups=2\.0, wanted a positive int"):
@@ -210,11 +211,11 @@ def test_errors():
     with pytest.raises(
         ValueError, match=r"instance_norm: input is float32\[3,4\], wanted \(batch, \*space, cha"
     ):
-        fn.instance_norm().init(KEY, ones[0])
+        fn.instance_norm().init(KEY, x[0])
     with pytest.raises(ValueError, match="instance_norm: eps=-1"):
         fn.instance_norm(eps=-1)
     with pytest.raises(ValueError, match=r"local_response_norm: input is float32\[\], wanted"):
-        fn.local_response_norm()({}, jnp.ones(()))
+        fn.local_response_norm()({}, ones(()))
     with pytest.raises(ValueError, match="local_response_norm: size=0, wanted at least 1"):
         fn.local_response_norm(0)
     for name in ("k", "alpha", "beta"):

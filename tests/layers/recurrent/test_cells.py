@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 
 import fnnet as fn
+from tests.arrays import array, like, normal, zeros
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
 CONSTANT = {name: fn.initializers.constant(0.5) for name in ("w_init", "w_h_init", "b_init")}
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
-
-
 def params_for(cell, features=3, dtype=np.float64):
     """Params in the shapes of init, drawn in NumPy: no gate or bias is like another."""
     shapes = jax.eval_shape(cell.init, KEY, jax.ShapeDtypeStruct((1, features), np.float32))
-    leaves, tree = jax.tree.flatten(shapes)
-    return tree.unflatten([draw(*p.shape, seed=i).astype(dtype) for i, p in enumerate(leaves)])
+    return like(shapes, dtype=dtype)
 
 
 def sigmoid(z):
@@ -85,12 +81,12 @@ def test_equation(name):
     """Along three steps, from a carry that is given: outputs, last carry, and all gradients of both."""
     make, step = CELLS[name]
     cell = make(2)
-    carry = (draw(2, 2, seed=5), draw(2, 2, seed=6)) if name.startswith("lstm") else draw(2, 2, seed=5)
+    carry = (normal(2, 2, seed=5), normal(2, 2, seed=6)) if name.startswith("lstm") else normal(2, 2, seed=5)
 
     def f(params, carry, x):
         return fn.unroll(cell, params, x, carry=carry)
 
-    agrees(f, partial(walk, step), params_for(cell), carry, draw(2, 3, 3))
+    agrees(f, partial(walk, step), params_for(cell), carry, normal(2, 3, 3))
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -105,8 +101,8 @@ def test_params_and_initial_carry(name):
     assert jax.tree.map(jnp.shape, params) == shapes
     assert all(p.dtype == jnp.bfloat16 for p in params.values())
     # NumPy's float64 becomes float32, as in any function of JAX, without a warning.
-    for x, dtype in ((np.zeros((5, 3)), jnp.float32), (jnp.zeros((5, 3), jnp.bfloat16), jnp.bfloat16)):
-        carry = cell.initial_carry({k: jnp.zeros(s, dtype) for k, s in shapes.items()}, x)
+    for x, dtype in ((np.zeros((5, 3)), jnp.float32), (zeros((5, 3), jnp.bfloat16), jnp.bfloat16)):
+        carry = cell.initial_carry({k: zeros(s, dtype) for k, s in shapes.items()}, x)
         for part in carry if name.startswith("lstm") else (carry,):
             assert (part.shape, part.dtype) == ((5, 2), dtype)
             assert not part.any()
@@ -137,9 +133,9 @@ def test_initializers_are_used():
 
 def test_forget_bias_may_be_mapped_over():
     """A float32 tracer beside bfloat16 params."""
-    x = jnp.zeros((1, 3), jnp.bfloat16)
+    x = zeros((1, 3), jnp.bfloat16)
     b = jax.jit(jax.vmap(lambda bias: fn.lstm_cell(1, forget_bias=bias, **CONSTANT).init(KEY, x)["b"]))
-    got = b(jnp.array([0.0, 2.0]))
+    got = b(array([0.0, 2.0]))
     assert got.dtype == jnp.bfloat16
     np.testing.assert_array_equal(got.astype(jnp.float32), [[0.5] * 4, [0.5, 2.5, 0.5, 0.5]])
 
@@ -159,7 +155,7 @@ LAYERS = {
 def test_layers_hand_their_arguments_on(name):
     """Each along a sequence backward, all outputs and the last."""
     make, cell, step = LAYERS[name]
-    params, x = params_for(cell, dtype=np.float32), draw(2, 3, 3).astype(np.float32)
+    params, x = params_for(cell, dtype=np.float32), normal(2, 3, 3).astype(np.float32)
     zeros = np.zeros((2, 2))
     _, wanted = walk(step, params, (zeros, zeros) if name == "lstm" else zeros, x[:, ::-1])
     both = jax.jit(lambda p, x: [make(reverse=True, outputs=outputs)(p, x) for outputs in ("all", "last")])
@@ -184,7 +180,7 @@ def test_dtypes_that_differ(name):
 def test_large_inputs_saturate(name):
     """Gates go to 0 or 1 and tanh to -1 or 1, without NaN in values or gradients."""
     cell = CELLS[name][0](2)
-    params, x = params_for(cell, dtype=np.float32), 1e30 * np.sign(draw(2, 3, 3)).astype(np.float32)
+    params, x = params_for(cell, dtype=np.float32), 1e30 * np.sign(normal(2, 3, 3)).astype(np.float32)
 
     @jax.jit
     def f(params, x):
@@ -201,24 +197,24 @@ def test_large_inputs_saturate(name):
 def test_errors(name):
     cell, kind = CELLS[name][0](2), name.split()[0]
     params = params_for(cell, dtype=np.float32)
-    carry, x = cell.initial_carry(params, jnp.zeros((5, 3))), jnp.zeros((5, 3))
+    carry, x = cell.initial_carry(params, zeros((5, 3))), zeros((5, 3))
     with pytest.raises(ValueError, match=f"{kind}: input is float32\\[3\\], wanted \\(batch, features\\)"):
         cell.init(KEY, x[0])
     with pytest.raises(TypeError, match=f"{kind}: input is int32.*, wanted floating point"):
-        cell.init(KEY, x.astype(int))
+        cell.init(KEY, x.astype(np.int32))
     with pytest.raises(TypeError, match=f"{kind}: features=2.0, wanted a positive int"):
         CELLS[name][0](2.0)
     with pytest.raises(ValueError, match=f"{kind}: features=0, wanted at least 1"):
         CELLS[name][0](0)
     for use in (lambda params, x: cell.step(params, carry, x), cell.initial_carry):
         with pytest.raises(TypeError, match=f"{kind}: input is int32.*, wanted floating point"):
-            use(params, x.astype(int))
+            use(params, x.astype(np.int32))
         with pytest.raises(ValueError, match=f"{kind}: input is float32\\[\\], wanted \\(batch, features\\)"):
             use(params, x[0, 0])
         with pytest.raises(
             ValueError, match=f"{kind}: input of a step is float32\\[5,4\\] and w_x .*, wanted 3 f"
         ):
-            use(params, jnp.zeros((5, 4)))
+            use(params, zeros((5, 4)))
         with pytest.raises(ValueError, match=f"{kind}: params has .*'q'.*, wanted \\['b'.*'w_h', 'w_x'\\]"):
             use({**params, "q": x}, x)
         with pytest.raises(TypeError, match=f"{kind}: params is None, wanted the dict that init returned"):

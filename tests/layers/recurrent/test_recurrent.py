@@ -1,5 +1,6 @@
 """Recurrence over time beside loops in NumPy, sequence by sequence and step by step."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,21 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import fnnet as fn
+from tests.arrays import array, like, normal, ones, zeros
 from tests.oracle import agrees
 
 KEY = jax.random.key(0)
 LENGTHS = np.array([4, 0, 2], np.int32)
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
-
-
 def params_for(cell, features, dtype=np.float32):
     """Params in the shapes of a cell's init, drawn in NumPy, which compiles nothing."""
     shapes = jax.eval_shape(cell.init, KEY, jax.ShapeDtypeStruct((1, features), np.float32))
-    leaves, tree = jax.tree.flatten(shapes)
-    return tree.unflatten([draw(*p.shape, seed=i).astype(dtype) for i, p in enumerate(leaves)])
+    return like(shapes, dtype=dtype)
 
 
 def counting(dtype=jnp.float32):
@@ -77,11 +74,11 @@ TOTAL = fn.Cell(
 def test_unroll(batch, time, features, lengths, reverse, given_carry):
     """The padding is NaN or infinite: neither results nor gradients may see it."""
     lengths = None if lengths is None else [min(length, time) for length in lengths[:batch]]
-    x = draw(batch, time, *features)
+    x = normal(batch, time, *features)
     for b, length in enumerate(lengths or ()):
         x[b, length:] = [np.nan, np.inf, -np.inf][b]
-    params = {"w": draw(features[-1]), "u": draw(features[-1], seed=1)}
-    h = draw(batch, *features)
+    params = {"w": normal(features[-1]), "u": normal(features[-1], seed=1)}
+    h = normal(batch, *features)
 
     def f(params, h, x):
         carry = {"h": h, "n": np.zeros(batch, np.int32)} if given_carry else None
@@ -113,7 +110,7 @@ def test_bidirectional():
     cells = fn.simple_rnn_cell(2), fn.simple_rnn_cell(2, activation=jnp.sin)
     p = params_for(cells[0], 3, np.float64)
     params = {"forward": p, "backward": jax.tree.map(lambda a: 0.5 - a, p)}
-    x = draw(3, 4, 3)
+    x = normal(3, 4, 3)
     for b, length in enumerate(LENGTHS):
         x[b, length:] = np.nan
     ways = [(merge, outputs) for merge in ("concatenate", "sum") for outputs in ("all", "last")]
@@ -150,14 +147,14 @@ def test_stack_cells():
         y_2, h_2 = rnn(params["cell_2"], y_1, LENGTHS)
         return h_0, y_0.sum(axis=1), h_2, y_2
 
-    agrees(f, reference, params, draw(3, 4, 3))
+    agrees(f, reference, params, normal(3, 4, 3))
 
 
 def test_each_cell_draws_by_itself():
     """One cell given, and its params are drawn twice."""
     cell = fn.simple_rnn_cell(3, w_h_init=fn.initializers.normal())
     layers = fn.bidirectional(cell), fn.recurrent(fn.stack_cells(cell, cell))
-    inits = jax.jit(lambda x: [layer.init(KEY, x) for layer in layers])(jnp.zeros((1, 2, 3)))
+    inits = jax.jit(lambda x: [layer.init(KEY, x) for layer in layers])(zeros((1, 2, 3)))
     for (params, state), names in zip(inits, [("forward", "backward"), ("cell_0", "cell_1")], strict=True):
         assert state == {}
         assert set(params) == set(names)
@@ -169,7 +166,7 @@ def test_each_cell_draws_by_itself():
 def test_in_parts_and_step_by_step(reverse):
     """The whole, two parts that hand over the carry, and steps in a loop and in a scan of one's own."""
     cell = fn.stack_cells(fn.lstm_cell(2), fn.gru_cell(3))
-    params, x = params_for(cell, 3), draw(2, 5, 3).astype(np.float32)
+    params, x = params_for(cell, 3), normal(2, 5, 3).astype(np.float32)
 
     @jax.jit
     def ways(params, x):
@@ -201,7 +198,7 @@ def test_in_parts_and_step_by_step(reverse):
 def test_no_steps_and_no_sequences():
     """No steps: an empty y, 0 as the last output, the carry as it was. No sequences: all is empty."""
     cell = fn.lstm_cell(2)
-    params, carry = params_for(cell, 3), (draw(2, 2), draw(2, 2, seed=1))
+    params, carry = params_for(cell, 3), (normal(2, 2), normal(2, 2, seed=1))
     given_carry, y = fn.unroll(cell, params, np.zeros((2, 0, 3)), carry=carry)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), given_carry, carry)
     assert y.shape == (2, 0, 2)
@@ -216,7 +213,7 @@ def test_no_steps_and_no_sequences():
 def test_what_the_padding_holds_changes_nothing():
     """Exactly: results, gradients and second derivatives, of an LSTM backward."""
     cell = fn.lstm_cell(2)
-    params, x, weights = params_for(cell, 3), draw(3, 4, 3).astype(np.float32), draw(3, 4, 2)
+    params, x, weights = params_for(cell, 3), normal(3, 4, 3).astype(np.float32), normal(3, 4, 2)
     layer = fn.recurrent(cell, reverse=True)
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -244,8 +241,8 @@ def test_what_the_padding_holds_changes_nothing():
 def test_lengths_may_be_mapped_over():
     """With params and carries; beyond the range, which compiled code cannot refuse, they are clipped."""
     cell = counting()
-    params = {"w": draw(2, 3), "u": draw(2, 3, seed=1)}
-    x, h = draw(2, 3, 4, 3), draw(2, 3, 3)
+    params = {"w": normal(2, 3), "u": normal(2, 3, seed=1)}
+    x, h = normal(2, 3, 4, 3), normal(2, 3, 3)
     lengths = np.array([[4, 0, 2], [-3, 9, 1]])
 
     @jax.jit
@@ -268,10 +265,10 @@ def test_training_in_a_scan_with_remat():
     net = fn.serial(fn.simple_rnn(2, outputs="last"), fn.dense(1))
     params = {
         "simple_rnn_0": params_for(fn.simple_rnn_cell(2), 3),
-        "dense_0": {"w": draw(2, 1).astype(np.float32), "b": np.zeros(1, np.float32)},
+        "dense_0": {"w": normal(2, 1).astype(np.float32), "b": np.zeros(1, np.float32)},
     }
-    x = {"x": draw(3, 4, 3).astype(np.float32), "lengths": LENGTHS}
-    target = draw(3, 1, seed=3).astype(np.float32)
+    x = {"x": normal(3, 4, 3).astype(np.float32), "lengths": LENGTHS}
+    target = normal(3, 1, seed=3).astype(np.float32)
 
     def step(net, params):
         loss, slope = jax.value_and_grad(lambda p: jnp.mean((net(p, x) - target) ** 2))(params)
@@ -301,7 +298,7 @@ def test_a_cell_without_params():
         assert layer.init(KEY, x) == ({}, {})
         np.testing.assert_array_equal(layer({}, x), wanted)
     mixed = fn.bidirectional(TOTAL, counting())
-    params, _ = mixed.init(KEY, x)
+    params, _ = jax.jit(mixed.init)(KEY, x)
     assert list(params) == ["backward"]
     assert mixed(params, x).shape == (1, 3, 4)
     for layer in (mixed, fn.recurrent(fn.stack_cells(TOTAL, TOTAL))):
@@ -345,13 +342,13 @@ def test_numpy_arrays_in_double_precision():
 
 def test_dicts_through_a_network():
     net = fn.serial(fn.bidirectional(TOTAL), fn.recurrent(TOTAL, outputs="last"), fn.dense(2))
-    x = {"x": jnp.ones((2, 3, 1)), "lengths": jnp.array([3, 1])}
+    x = {"x": ones((2, 3, 1)), "lengths": array([3, 1])}
     params, _ = jax.eval_shape(net.init, KEY, x)
     assert list(params) == ["dense_0"]
     assert jax.eval_shape(net, params, x).shape == (2, 2)
 
 
-NO_CELL = "is no Cell, wanted one, such as lstm_cell"
+NO_CELL = "is not a Cell, wanted one, such as lstm_cell"
 
 
 def test_what_is_no_cell():
@@ -362,7 +359,7 @@ def test_what_is_no_cell():
             with pytest.raises(TypeError, match=f"{name}: .* {NO_CELL}"):
                 make(wrong)
     with pytest.raises(TypeError, match=f"unroll: Layer.* {NO_CELL}.* is a layer already"):
-        fn.unroll(layer, {}, jnp.ones((1, 2, 3)))
+        fn.unroll(layer, {}, ones((1, 2, 3)))
     with pytest.raises(ValueError, match="stack_cells: no cells, wanted at least one"):
         fn.stack_cells()
 
@@ -370,12 +367,12 @@ def test_what_is_no_cell():
 def test_what_is_no_layer():
     with pytest.raises(
         TypeError,
-        match=r"a layer is a fnnet.Layer or .*, got Cell\(.*write recurrent\(gru_cell",
+        match=r"a layer is a fnnet.Layer or .*, got gru_cell\(2\); write recurrent\(gru_cell",
     ):
         fn.serial(fn.gru_cell(2))
     with pytest.raises(TypeError, match=r"gru: features=.*, wanted a positive int"):
-        fn.serial(fn.gru_cell).init(KEY, jnp.ones((1, 2, 3)))
-    with pytest.raises(TypeError, match="gru makes a layer and is none"):
+        fn.serial(fn.gru_cell).init(KEY, ones((1, 2, 3)))
+    with pytest.raises(TypeError, match="got gru, a function that makes a layer; wanted a layer"):
         fn.serial(fn.gru)
 
 
@@ -385,7 +382,7 @@ def test_unknown_arguments():
         with pytest.raises(ValueError, match=f"{make.__name__}: outputs='first', wanted 'all' or 'last'"):
             make(cell, outputs="first")
     with pytest.raises(ValueError, match="gru: outputs='first', wanted 'all' or 'last'"):
-        fn.unroll(cell, {}, jnp.ones((1, 2, 3)), outputs="first")
+        fn.unroll(cell, {}, ones((1, 2, 3)), outputs="first")
     with pytest.raises(ValueError, match="bidirectional: merge='mul', wanted 'concatenate' or 'sum'"):
         fn.bidirectional(cell, merge="mul")
 
@@ -396,10 +393,10 @@ def said(caught):
 
 @pytest.mark.parametrize("make", [fn.recurrent, fn.bidirectional])
 def test_wrong_inputs(make):
-    layer, x = make(TOTAL), jnp.ones((2, 3, 4))
+    layer, x = make(TOTAL), ones((2, 3, 4))
     wrong = [
         (x[0], ValueError, "total: input is float32[3,4], wanted (batch, time, features)"),
-        (x.astype(int), TypeError, "total: input is int32[2,3,4], wanted floating point"),
+        (x.astype(np.int32), TypeError, "total: input is int32[2,3,4], wanted floating point"),
         ([1.0], TypeError, "total: input is (1.0), wanted one array"),
         (
             {"x": x, "lengths": [3, 1]},
@@ -407,22 +404,22 @@ def test_wrong_inputs(make):
             "total: lengths is (3, 1), wanted an array of integers",
         ),
         (
-            {"x": x, "lengths": jnp.ones(2)},
+            {"x": x, "lengths": ones(2)},
             TypeError,
             "total: lengths is float32[2], wanted an array of integers",
         ),
         (
-            {"x": x, "lengths": jnp.ones(2, bool)},
+            {"x": x, "lengths": ones(2, bool)},
             TypeError,
             "total: lengths is bool[2], wanted an array of integers",
         ),
         (
-            {"x": x, "lengths": jnp.ones((2, 1), int)},
+            {"x": x, "lengths": ones((2, 1), int)},
             ValueError,
             "total: input is float32[2,3,4] and lengths int32[2,1], wanted one length for each",
         ),
         (
-            {"x": x, "lengths": jnp.ones(3, int)},
+            {"x": x, "lengths": ones(3, int)},
             ValueError,
             "total: input is float32[2,3,4] and lengths int32[3], wanted one length for each sequence, (2,)",
         ),
@@ -448,11 +445,11 @@ def test_wrong_inputs(make):
 
 def test_wrong_carries():
     cell = fn.lstm_cell(2)
-    params, x = params_for(cell, 3), jnp.ones((4, 5, 3))
-    right = jnp.zeros((4, 2))
+    params, x = params_for(cell, 3), ones((4, 5, 3))
+    right = zeros((4, 2))
     for wrong, shown in (
         (right, "float32[4,2]"),
-        ((right, jnp.zeros((1, 2))), "(float32[4,2], float32[1,2])"),
+        ((right, zeros((1, 2))), "(float32[4,2], float32[1,2])"),
         ((right, right.astype(jnp.bfloat16)), "(float32[4,2], bfloat16[4,2])"),
         ((right, right, right), "(float32[4,2], float32[4,2], float32[4,2])"),
     ):
@@ -466,8 +463,8 @@ def test_wrong_carries():
 
 def test_a_carry_of_weak_type():
     """It takes the dtype of the inputs, and what a run ended with begins the next."""
-    total = TOTAL._replace(initial_carry=lambda params, x: jnp.full(x.shape, 0.0))
-    x = jnp.ones((1, 2, 1), jnp.bfloat16)
+    total = dataclasses.replace(TOTAL, initial_carry=lambda params, x: jnp.full(x.shape, 0.0))
+    x = ones((1, 2, 1), jnp.bfloat16)
     carry, _ = fn.unroll(total, {}, x)
     carry, _ = fn.unroll(total, {}, x, carry=carry)
     assert carry.dtype == jnp.bfloat16
@@ -482,17 +479,17 @@ def test_a_cell_whose_rows_cannot_be_kept():
         step=lambda params, carry, x: (carry + 1, x),
         name="clock",
     )
-    x = jnp.ones((2, 3, 1))
+    x = ones((2, 3, 1))
     after, _ = fn.unroll(clock, {}, x)
     assert after == 3
     with pytest.raises(
         ValueError, match=r"clock: the step gave int32\[\], wanted \(batch, ...\), here batch 2"
     ):
-        fn.unroll(clock, {}, x, lengths=jnp.array([3, 1]))
+        fn.unroll(clock, {}, x, lengths=array([3, 1]))
 
 
 def test_outputs_that_cannot_be_merged():
-    x = jnp.ones((2, 3, 4))
+    x = ones((2, 3, 4))
     pooled = fn.Cell(
         init=lambda key, x: {},
         initial_carry=lambda params, x: jnp.zeros(x.shape[:1], x.dtype),
@@ -503,16 +500,16 @@ def test_outputs_that_cannot_be_merged():
         ValueError, match=r"forward gave float32\[2,3,4\] and backward float32\[2,3,1\]; .* one shape$"
     ):
         fn.bidirectional(TOTAL, pooled, merge="sum")({}, x)
-    flat = pooled._replace(step=lambda params, carry, x: (carry, x.sum(axis=-1)))
+    flat = dataclasses.replace(pooled, step=lambda params, carry, x: (carry, x.sum(axis=-1)))
     with pytest.raises(
-        ValueError, match=r"backward float32\[2,3\]; to merge by concatenate .* but for the last axis"
+        ValueError, match=r"backward float32\[2,3\]; to merge by concatenate .* except for the last axis"
     ):
         fn.bidirectional(TOTAL, flat)({}, x)
 
 
 def test_wrong_params():
     cell = fn.gru_cell(2)
-    params, x = params_for(cell, 3), jnp.ones((2, 4, 3))
+    params, x = params_for(cell, 3), ones((2, 4, 3))
     for layer, given_params in (
         (fn.bidirectional(cell), params),
         (fn.recurrent(fn.stack_cells(cell, cell)), {"cell_0": params, "cell_2": params}),
@@ -526,7 +523,7 @@ def test_wrong_params():
     assert "in stack_cells['cell_1'], input float32[2,2]" in said(caught)
     with pytest.raises(ValueError, match="gru: input of a step is float32") as caught:
         fn.stack_cells(cell, cell).step(
-            {"cell_0": params, "cell_1": params}, (jnp.zeros((2, 2)), jnp.zeros((2, 2))), x[:, 0]
+            {"cell_0": params, "cell_1": params}, (zeros((2, 2)), zeros((2, 2))), x[:, 0]
         )
     assert "in stack_cells['cell_1'], input float32[2,2]" in said(caught)
 
@@ -534,6 +531,6 @@ def test_wrong_params():
         raise ValueError("no such luck")
 
     with pytest.raises(ValueError, match="no such luck") as caught:
-        fn.recurrent(fn.stack_cells(TOTAL, TOTAL._replace(init=fails))).init(KEY, x)
+        fn.recurrent(fn.stack_cells(TOTAL, dataclasses.replace(TOTAL, init=fails))).init(KEY, x)
     assert "in stack_cells['cell_1'], input float32[2,3]" in said(caught)
     assert "in recurrent(stack_cells), input float32[2,4,3]" in said(caught)

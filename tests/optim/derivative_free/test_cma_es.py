@@ -1,4 +1,4 @@
-"""CMA-ES beside the package `cma`, fed the same points, and beside the tutorial's equations in NumPy."""
+"""CMA-ES beside the package `cma`, given the same points, and beside the equations of the tutorial in NumPy."""
 
 import math
 import warnings
@@ -73,7 +73,7 @@ def test_state_equals_that_of_cma_after_each_generation(population: int, active:
 
 
 def generation(now: dict[str, Any], y: np.ndarray, values: np.ndarray, active: bool) -> dict[str, Any]:
-    """Figure 6 and table 1 of the tutorial, written out with C^(-1/2) as a matrix."""
+    """Figure 6 and table 1 of the tutorial, with C^(-1/2) as a matrix."""
     lam, n = y.shape
     mu = lam // 2
     raw = np.array([np.log((lam + 1) / 2) - np.log(i) for i in range(1, lam + 1)])
@@ -113,7 +113,7 @@ def generation(now: dict[str, Any], y: np.ndarray, values: np.ndarray, active: b
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("active", [True, False])
 def test_updates_equal_the_tutorial_with_the_same_draws(active: bool) -> None:
-    """Through update itself: the points are those of the seed. A small sigma, so that h is 0 at first."""
+    """Through `update` itself, with the points of the seed. sigma is small, so that h is 0 at the start."""
     optimizer = fn.optim.cma_es(1e-3, active=active, seed=5)
     params = {"a": jnp.asarray(M[:3]), "b": jnp.asarray(M[3])}
 
@@ -162,12 +162,12 @@ def test_it_learns_the_shape_of_an_ellipsoid() -> None:
     x, state = jax.jit(jax.vmap(run))(jnp.arange(3))
     assert np.all(np.sum(np.asarray(scales)[None] * x**2, axis=1) < 1e-12)
     assert len(set(x[:, 0].tolist())) == 3
-    for c in state.c:  # C is about the inverse of the Hessian: after scaling, all axes are alike
+    for c in state.c:  # C is about the inverse Hessian: after scaling, all axes have about the same length
         eigenvalues = np.linalg.eigvalsh(np.sqrt(scales)[:, None] * c * np.sqrt(scales)[None, :])
         assert eigenvalues[-1] / eigenvalues[0] < 100
 
 
-def test_small_sizes_and_matrices_that_rounding_spoils() -> None:
+def test_small_sizes_and_singular_matrices() -> None:
     np.testing.assert_allclose(constants(1, 2).w[0], 1)
     assert all(np.all(np.isfinite(c)) for n in range(4) for c in constants(n, 2 + n))
     b, d = axes(jnp.array([[1.0, 1.0], [1.0, 1.0]]))

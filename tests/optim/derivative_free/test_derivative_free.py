@@ -1,4 +1,4 @@
-"""Methods without a gradient, each beside its loop in NumPy with the same draws, and what all keep."""
+"""Derivative-free methods, each beside its loop in NumPy with the same draws, and what all have in common."""
 
 from collections.abc import Callable
 from functools import partial
@@ -80,7 +80,7 @@ class TestNumPyLoops:
         assert 0 < moves < STEPS
 
     def test_simulated_annealing(self) -> None:
-        """By the rule as it is written: accept with the probability exp(-difference / T)."""
+        """By the textbook rule: accept with the probability exp(-difference / T)."""
 
         def draws(key: Any) -> Any:
             _, step, chance = jax.random.split(key, 3)
@@ -172,7 +172,7 @@ class TestNumPyLoops:
             place = {int(i): r for r, i in enumerate(np.argsort(values, kind="stable"))}
             by_place = {r: i for i, r in place.items()}
             for i in range(size - elite):
-                # Competitors are drawn by their places in the order; the best of them wins.
+                # Competitors are drawn by rank; the best of them wins.
                 a, b = (
                     population[min((by_place[int(c)] for c in drawn[side, i]), key=lambda m: place[m])]
                     for side in (0, 1)
@@ -253,7 +253,7 @@ class TestStatistics:
         assert np.linalg.norm(np.mean(errors, axis=0)) < 3 * np.sqrt(expected / seeds)
 
     def test_one_child_in_five_succeeds(self) -> None:
-        """On a sphere, whatever the first sigma, once it has had time to adapt."""
+        """On a sphere, for any first sigma, once it has had time to adapt."""
 
         def run(sigma: jax.Array) -> Any:
             optimizer, x = fn.optim.one_plus_one_es(sigma, damping=1.5), jnp.ones(20)
@@ -292,7 +292,7 @@ class TestStatistics:
 @pytest.mark.parametrize("name", ALL)
 class TestAll:
     def test_the_gradient_is_not_read(self, name: str) -> None:
-        """Nothing that goes out depends on it, so a compiler drops the backward pass."""
+        """No output depends on it, so a compiler drops the backward pass."""
         optimizer, x = ALL[name](), jnp.array([1.0, -0.5])
 
         def update(grads: Any, state: Any) -> Any:
@@ -304,7 +304,7 @@ class TestAll:
         assert all(v is not jaxpr.invars[0] for v in jaxpr.outvars)
 
     def test_a_value_that_is_not_finite_ranks_last(self, name: str) -> None:
-        """Of the half space where it is NaN, inf or -inf, no point is taken. Seeds are mapped over, too."""
+        """No point is taken from the half space where the value is NaN, inf or -inf. Seeds are mapped, too."""
         x = jnp.array([0.5, -0.5])
 
         def run(bad: jax.Array, seed: jax.Array) -> Any:
@@ -380,7 +380,7 @@ class TestAll:
 
 @pytest.mark.parametrize("name", ["random_search", "simulated_annealing", "one_plus_one_es"])
 def test_the_candidate_is_where_apply_updates_arrives(name: str) -> None:
-    """In bfloat16, where params + step rounds by much: the new params were evaluated, bit for bit."""
+    """In bfloat16, where params + step is rounded a lot: exactly the new params were evaluated."""
     optimizer = ALL[name](sigma=0.01, seed=3)
     x = jnp.array([1.0, -3.0, 100.0], jnp.bfloat16)
     seen = []
@@ -401,7 +401,7 @@ def test_the_candidate_is_where_apply_updates_arrives(name: str) -> None:
     assert moved
 
 
-def test_annealing_at_temperature_0_never_climbs_and_value_is_used_where_given() -> None:
+def test_annealing_at_temperature_0_never_climbs_and_uses_the_given_value() -> None:
     optimizer, x = fn.optim.simulated_annealing(0.0, 0.5), jnp.array([1.0])
 
     def from_value(value: jax.Array) -> Any:

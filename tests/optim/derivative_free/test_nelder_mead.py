@@ -1,4 +1,4 @@
-"""Nelder-Mead beside SciPy's: the simplex and the count after each iteration."""
+"""Nelder-Mead beside SciPy: the simplex and the count after each iteration."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_simplex_equals_that_of_scipy_after_each_iteration(adaptive: bool) -> No
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_first_simplex_is_that_of_scipy_and_lanes_count_for_themselves() -> None:
+def test_the_first_simplex_is_that_of_scipy_and_mapped_runs_count_separately() -> None:
     """One program: two starts under vmap, where every branch is computed, count what each asked for."""
     starts = np.array([[0.5, 0.0, -2.0], [-1.0, 0.3, 0.0]])
     params, states = jax.jit(jax.vmap(lambda p: run(fn.optim.nelder_mead(), p, 25)))(jnp.asarray(starts))

@@ -1,6 +1,6 @@
-"""The places where paper, optax, PyTorch and Keras differ: every form against its formula in NumPy, in float64.
+"""Where the paper, optax, PyTorch and Keras differ: every form beside its formula in NumPy, in float64.
 
-The forms that are optax's own are in test_optimizer_parity.py.
+For optax's own forms see test_optimizer_parity.py.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from fnnet import optim
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-# One row a step. The second column keeps near 0, the third has its first gradient late.
+# One row per step. The second column stays close to 0, the third has its first gradient late.
 GRADS = np.array(
     [[3, -0.5, 0], [1, 0.02, 0], [-2, 0.01, 1e-3], [0.5, -0.04, 0], [0.1, 0.3, 2], [0, 0.25, -1], [0.4, 0, 1]]
 )
@@ -31,23 +31,27 @@ Rule = Callable[[int, Any, Any, dict[str, Any]], Any]
 
 
 def ours(optimizer: optax.GradientTransformationExtraArgs) -> Any:
-    """Params after each step, as one program."""
-
-    def step(carry: Any, g: jax.Array) -> Any:
-        params, state = carry
-        updates, state = optimizer.update(g, state, params)
+    """Params after each step. Without jit: all forms use nearly the same operations, each compiled once."""
+    params, path = jnp.asarray(START), []
+    state = optimizer.init(params)
+    for g in GRADS:
+        updates, state = optimizer.update(jnp.asarray(g), state, params)
         params = optax.apply_updates(params, updates)
-        return (params, state), params
+        path.append(np.asarray(params))
+    return np.array(path)
 
-    @jax.jit
-    def run(start: jax.Array, grads: jax.Array) -> jax.Array:
-        return jax.lax.scan(step, (start, optimizer.init(start)), grads)[1]
 
-    return run(jnp.asarray(START), jnp.asarray(GRADS))
+def steps_of(optimizer: optax.GradientTransformationExtraArgs, grads: Any) -> Any:
+    """The update of each gradient."""
+    state, updates = optimizer.init(jnp.asarray(grads[0])), []
+    for g in grads:
+        update, state = optimizer.update(jnp.asarray(g), state)
+        updates.append(np.asarray(update))
+    return np.array(updates)
 
 
 def numpys(rule: Rule) -> Any:
-    """Params after each step: rule(t, g, theta, memory) -> theta, where the memory is 0 at first."""
+    """Params after each step: rule(t, g, theta, memory) -> theta, where the memory starts at 0."""
     theta, thetas = START, []
     memory: dict[str, Any] = defaultdict(float)
     for t, g in enumerate(GRADS, 1):
@@ -166,7 +170,7 @@ def adabelief(in_s: bool, t: int, g: Any, theta: Any, memory: dict[str, Any]) ->
 
 
 def adan(proximal: bool, t: int, g: Any, theta: Any, memory: dict[str, Any]) -> Any:
-    """With the paper's betas, which are 1 less those of the code, and the code's correction of the bias."""
+    """With the paper's betas, which are 1 less those of the code, and the code's bias correction."""
     beta1, beta2, beta3 = 1 - B1, 1 - B2, 0.05
     d = g - memory["g"] if t > 1 else 0 * g
     memory["g"] = g
@@ -294,7 +298,7 @@ def test_form_is_its_formula(form: str) -> None:
     other = other or {"eps_before_correction": False}
     thetas = numpys(rule)
     np.testing.assert_allclose(ours(make(ALPHA)), thetas, rtol=1e-12)
-    # And no other: the argument in question does something.
+    # And not another: the argument in question has an effect.
     assert np.max(np.abs(ours(make(ALPHA, **other)) / thetas - 1)) > 1e-7
 
 
@@ -303,7 +307,7 @@ def test_dtypes_are_stable(form: str) -> None:
     """bfloat16 params and a learning rate in float64: the update is bfloat16, the state a scan's carry."""
     optimizer = FORMS[form][0](jnp.float64(ALPHA))
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": None, "c": jnp.ones((0, 2), jnp.bfloat16)}
-    state = optimizer.init(params)
+    state = jax.eval_shape(optimizer.init, params)
     updates, new_state = jax.eval_shape(optimizer.update, params, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
@@ -315,7 +319,7 @@ def test_adamw_with_the_decay_of_the_paper() -> None:
     np.testing.assert_allclose(ours(optimizer), numpys(adamw_of_the_paper), rtol=1e-13)
 
 
-def test_nesterov_hands_every_argument_on() -> None:
+def test_nesterov_passes_every_argument_on() -> None:
     hat: dict[str, Any] = {"eps_before_correction": True}
     other: dict[str, Any] = {
         "eps_root": 0.1,
@@ -369,10 +373,7 @@ def test_yogi_of_optax_moves_without_a_gradient() -> None:
 @pytest.mark.parametrize(("threshold", "momentum_steps"), [(5.0, 5), (4.0, 4)])
 def test_radam_begins_with_momentum(threshold: float, momentum_steps: int) -> None:
     """With gradients of 100, such a step is 100 alpha, and an adaptive one no longer than alpha."""
-    optimizer = optim.radam(ALPHA, threshold=threshold)
-    steps = jax.jit(
-        lambda g: jax.lax.scan(lambda s, g: optimizer.update(g, s)[::-1], optimizer.init(g[0]), g)[1]
-    )(jnp.full((8, 1), 100.0))
+    steps = steps_of(optim.radam(ALPHA, threshold=threshold), np.full((8, 1), 100.0))
     assert np.sum(np.abs(steps) > ALPHA) == momentum_steps
 
 
@@ -406,10 +407,8 @@ def test_radam_has_a_derivative_by_its_learning_rate() -> None:
 )
 def test_steps_of_rprop(keywords: dict[str, Any], steps: list[float]) -> None:
     """The sign changes at the fourth gradient. Only signs count, and a gradient of 0 is no step and no change."""
-    optimizer = optim.rprop(0.1, **keywords)
-    grads = jnp.array([1.0, 5.0, 0.01, -1.0, 1.0, 2.0, 0.0, 0.0])
-    state = optimizer.init(grads[0])
-    moved = jax.jit(lambda: jax.lax.scan(lambda s, g: optimizer.update(g, s)[::-1], state, grads)[1])()
+    grads = np.array([1.0, 5.0, 0.01, -1.0, 1.0, 2.0, 0.0, 0.0])[:, None]
+    moved = steps_of(optim.rprop(0.1, **keywords), grads)[:, 0]
     np.testing.assert_allclose(moved, -np.array(steps), rtol=1e-13, atol=1e-16)
 
 

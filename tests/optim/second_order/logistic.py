@@ -1,4 +1,4 @@
-"""A problem and a loop that the tests of line searches and second-order methods share."""
+"""A logistic regression and a training loop, shared by tests of line searches and second-order methods."""
 
 from collections.abc import Callable
 from functools import cache
@@ -46,7 +46,7 @@ def start(dtype: Any = jnp.float64) -> dict[str, jax.Array]:
 
 
 def vector(theta: Any) -> np.ndarray:
-    """w and b as one array, b last; leading axes stay."""
+    """w and b as one array, with b last; leading axes stay."""
     return np.concatenate([theta["w"], np.asarray(theta["b"])[..., None]], axis=-1)
 
 

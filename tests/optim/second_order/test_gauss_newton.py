@@ -9,7 +9,7 @@ import optimistix
 import pytest
 
 import fnnet as fn
-from fnnet.optim.second_order.curvature import flatten, gauss_newton_matrix
+from fnnet.optim.second_order.curvature import flatten_problem, gauss_newton_matrix
 from tests.optim.small_nets import classification, curves, of_optimistix, regression, run
 
 close = np.testing.assert_allclose
@@ -56,7 +56,7 @@ def test_equals_the_equation_with_cross_entropy() -> None:
 def test_matrix(n: int) -> None:
     problem = regression(n)
     G, products = gauss_newton_matrix(
-        flatten("gauss_newton", problem.params, problem.predict_fn, problem.loss_fn)
+        flatten_problem("gauss_newton", problem.params, problem.predict_fn, problem.loss_fn)
     )
     at, _ = curves(problem)
     close(G, at(jax.flatten_util.ravel_pytree(problem.params)[0])[2], rtol=1e-12, atol=1e-13)
@@ -65,7 +65,7 @@ def test_matrix(n: int) -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_singular_takes_the_shortest_step() -> None:
-    """Two examples, three weights, one without effect: NumPy's least squares is the pseudo-inverse's."""
+    """Two examples and three weights, one without effect: NumPy's least squares uses the pseudo-inverse."""
     x, y = jnp.array([[1.0, 2.0, 0.0], [0.5, -1.0, 0.0]]), jnp.array([1.0, 3.0])
     params = jnp.array([0.3, -0.2, 0.7])
     updates, _ = step_of(

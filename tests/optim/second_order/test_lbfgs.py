@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def two_loops(g: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]], gamma: float) -> np.ndarray:
-    """The inverse Hessian times g, as the product of matrices that the loops stand for (Nocedal & Wright 7.19)."""
+    """The inverse Hessian times g, by the matrix products that the loops compute (Nocedal & Wright 7.19)."""
     h = gamma * np.eye(len(g))
     for s, y in pairs:
         rho = 1 / (s @ y)
@@ -74,11 +74,11 @@ def test_optimum_of_scipy() -> None:
     )
     thetas, state = descend(lbfgs(), loss, start(), 80)
     np.testing.assert_allclose(vector(thetas)[-1], best.x, atol=1e-6)
-    assert state.evaluations.values < 2.5 * best.nfev  # each step's own value is counted, too
+    assert state.evaluations.values < 2.5 * best.nfev  # the value of each step is counted, too
 
 
 def test_a_pair_without_positive_curvature_is_not_stored() -> None:
-    """A hill: the gradient grows as one goes down. optax's next direction ascends; ours does not."""
+    """A hill: the gradient grows on the way down. optax's next direction ascends; ours does not."""
 
     def change(optimizer: Any, theta: jax.Array) -> jax.Array:
         """Of the value in the second step."""
@@ -126,7 +126,7 @@ def test_complex_params() -> None:
         return (z + updates, state), None
 
     z = jnp.zeros(2, complex)
-    (end, _), _ = jax.lax.scan(step, (z, optimizer.init(z)), length=12)
+    (end, _), _ = jax.jit(lambda z: jax.lax.scan(step, (z, optimizer.init(z)), length=12))(z)
     np.testing.assert_allclose(end, target, atol=1e-6)
 
 

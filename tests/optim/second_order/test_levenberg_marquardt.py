@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt beside optimistix, SciPy and its rules in NumPy; and fits in tens of steps."""
+"""Levenberg-Marquardt beside optimistix, SciPy and its rules in NumPy; and fits in a few dozen steps."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ OF_OPTIMISTIX = {
 
 
 def far(problem: Problem) -> Problem:
-    """From further away, so that some steps are rejected."""
+    """Starts further away, so that some steps are rejected."""
     return problem._replace(params=jax.tree.map(lambda a: -2 * a, problem.params))
 
 
@@ -43,7 +43,7 @@ def test_equals_optimistix() -> None:
 
 
 def in_numpy(problem: Problem, theta: np.ndarray, mu: float, scaling: str, rule: str, steps: int) -> Any:
-    """The params and the damping before each step and after the last, and which steps were taken."""
+    """The params and the damping before each step and after the last, and whether each step was taken."""
     at, value_at = curves(problem)
     nu, seen, taken = 2.0, [(theta, mu)], []
     for _ in range(steps):
@@ -103,7 +103,7 @@ def test_ends_where_scipy_ends() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_fits_a_sine() -> None:
-    """A 1-30-1 network, mean squared error below 1e-10, from most of four starts."""
+    """A 1-30-1 network reaches a mean squared error below 1e-10 from at least two of four starts."""
     x = jnp.linspace(-jnp.pi, jnp.pi, 20)[:, None]
     normal = fn.initializers.normal
     net = fn.serial(fn.dense(30, w_init=normal(1.0), b_init=normal(2.0)), fn.tanh, fn.dense(1))
@@ -115,7 +115,7 @@ def test_fits_a_sine() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_solves_two_spirals() -> None:
-    """A 2-12-8-1 network gets all 194 points right in 100 steps from one of eight starts."""
+    """A 2-12-8-1 network classifies all 194 points correctly in 100 steps."""
     points, wide = fn.data.two_spirals(), fn.initializers.normal(1.0)
     first, second = (fn.dense(n, w_init=wide, b_init=wide) for n in (12, 8))
 
@@ -137,7 +137,7 @@ def test_solves_two_spirals() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_vmap_over_the_damping_is_one_by_one() -> None:
+def test_vmap_over_the_damping_equals_separate_runs() -> None:
     problem, dampings = far(regression()), jnp.array([1e-3, 1.0])
 
     def end(damping: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The natural gradient beside both Fisher matrices of softmax regression, from their definition in NumPy."""
+"""The natural gradient beside NumPy: both Fisher matrices of softmax regression from their definitions."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def test_empirical_of_a_network_by_gradients_of_single_examples() -> None:
     theta, unravel = ravel_pytree(problem.params)
 
     def single(theta: jax.Array, i: Any) -> jax.Array:
-        """The loss of example i alone: the others' logits stand still, and the mean is undone."""
+        """The loss of example i alone: the logits of the others are constant, and the mean is undone."""
         z = problem.predict_fn(unravel(theta))
         others = jnp.arange(N)[:, None] != i
         return N * problem.loss_fn(jnp.where(others, jax.lax.stop_gradient(z), z))
@@ -80,7 +80,7 @@ def test_empirical_of_a_network_by_gradients_of_single_examples() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_does_not_depend_on_the_units_of_the_params() -> None:
-    """The point of the method: weights of other scales make the same functions, step by step."""
+    """The purpose of the method: rescaled weights give the same functions, step by step."""
     problem, scale = softmax_regression(), jnp.array([1.0, 10.0, 0.2])[:, None]
     scaled = Problem(problem.params / scale, lambda w: problem.predict_fn(w * scale), problem.loss_fn)
     optimizer = fn.optim.natural_gradient(0.3, 0.0)  # F is singular: softmax ignores a shift of all logits

@@ -63,7 +63,7 @@ def test_equals_the_algorithm_and_reaches_scipys_optimum(forcing: str) -> None:
         best = scipy.optimize.minimize(
             value_and_grad, np.zeros(31), jac=True, hess=hessian, method=method, tol=1e-8
         )
-        # Where Newton-CG ends, which looks at the step, is less exact than where trust-ncg does.
+        # Newton-CG's criterion looks at the step, so it ends less exactly than trust-ncg.
         np.testing.assert_allclose(vector(thetas)[-1], best.x, atol=1e-4 if method == "Newton-CG" else 1e-6)
         assert value(vector(thetas)[-1]) <= best.fun + 1e-14
     if forcing == "quadratic":
@@ -77,7 +77,7 @@ def test_equals_the_algorithm_and_reaches_scipys_optimum(forcing: str) -> None:
 
 
 def test_negative_curvature() -> None:
-    """From near a saddle, where the first vector has no positive curvature, and others later on."""
+    """From close to a saddle point: the first vector has no positive curvature, and later ones neither."""
 
     def f(x: Any, xp: Any = np) -> Any:
         return x[0] ** 4 / 4 - x[0] ** 2 / 2 + 2 * x[1] ** 2 + x[1] * x[0] + xp.cos(x[2])
@@ -98,7 +98,7 @@ def test_negative_curvature() -> None:
         assert state.evaluations.products[i] >= products
         cuts += cut
         assert np.linalg.norm(grad(np.asarray(many[i][-1]))) < 1e-6
-        assert np.all(np.linalg.eigvalsh(hess(np.asarray(many[i][-1]))) > 0)  # a minimum, no saddle
+        assert np.all(np.linalg.eigvalsh(hess(np.asarray(many[i][-1]))) > 0)  # a minimum, not a saddle point
     assert cuts > 3
 
 

@@ -1,4 +1,4 @@
-"""Parts of chains beside optax's, step by step, and those that it has not beside their formulas."""
+"""Parts of chains beside optax's, step by step, and those that optax does not have beside their formulas."""
 
 import inspect
 from collections.abc import Callable
@@ -14,23 +14,25 @@ import pytest
 from sklearn.linear_model import Lasso
 
 import fnnet as fn
+from tests.arrays import at, stack
+from tests.arrays import close as trees_close
 
 KEY = jax.random.key(3)
 MASK = {"w": True, "b": False, "k": {"u": True, "s": False}}
 
 
 def multi_steps(every: Any, **arguments: Any) -> optax.GradientTransformation:
-    """Adam in optax's wrapper, whose accumulator is float32 unless told."""
+    """Adam in optax's wrapper, with an accumulator of the default float dtype unless given."""
     wide = {"accumulator_dtype": jnp.zeros(0).dtype}
     return optax.MultiSteps(optax.adam(0.05), every, **{**wide, **arguments}).gradient_transformation()
 
 
 def rising(step: Any) -> Any:
-    """A schedule, for whatever takes one; small powers of 2, for sums that are exact."""
+    """A schedule whose values are small multiples of a power of 2, so that sums are exact."""
     return 0.125 * (1 + step)
 
 
-# name: (ours, optax's), each to be made without arguments. They stand before gradient descent.
+# name: (ours, optax's), each a function without arguments. They come before gradient descent.
 PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "clip": (partial(fn.optim.clip, 0.3), partial(optax.clip, 0.3)),
     "clip_by_global_norm": (
@@ -76,10 +78,10 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 }
 
 
-def draw(seed: int, dtype: Any = jnp.float32, *leading: int) -> dict[str, Any]:
+def draw(seed: int, dtype: Any = np.float32, *leading: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     shapes = {"w": (3, 2), "b": (2,), "k": {"u": (2, 1, 2, 3), "s": ()}}
-    normal = lambda shape: jnp.asarray(rng.normal(size=leading + shape), dtype)  # noqa: E731
+    normal = lambda shape: np.asarray(rng.normal(size=leading + shape)).astype(dtype)  # noqa: E731
     return jax.tree.map(normal, shapes, is_leaf=lambda node: isinstance(node, tuple))
 
 
@@ -109,7 +111,7 @@ def test_equal_to_optax_at_every_step(kind: str) -> None:
         if kind != "float32":
             params, grads = ({name: tree[name] for name in "wb"} for tree in (params, grads))
         # Large gradients and small ones in turn, and none at step 7.
-        size = jnp.where(jnp.arange(24) == 7, 0, 0.3 + jnp.arange(24) % 4).astype(kind)
+        size = np.where(np.arange(24) == 7, 0, 0.3 + np.arange(24) % 4).astype(jnp.dtype(kind))
         grads = jax.tree.map(lambda g: g * size.reshape(-1, *[1] * (g.ndim - 1)), grads)
         ours, theirs = (
             jax.jit(lambda p, g, side=side: {n: path(PAIRS[n][side], p, g) for n in names})(params, grads)
@@ -118,11 +120,11 @@ def test_equal_to_optax_at_every_step(kind: str) -> None:
         for name in names:
             # The optimizer inside is compiled as a branch here, and not in optax.
             roundings = 16 * float(jnp.finfo(kind).eps) if "accumulate" in name else 0
-            chex.assert_trees_all_close(ours[name], theirs[name], rtol=roundings, atol=0.05 * roundings)
+            trees_close(ours[name], theirs[name], rtol=roundings, atol=0.05 * roundings)
             assert not np.array_equal(ours[name][0]["w"], grads["w"]), f"{name} changed nothing"
 
 
-# All that is a part of a chain or a wrapper, once each.
+# Every part of a chain and every wrapper, once.
 PARTS: dict[str, Callable[[], Any]] = {
     **{name: ours for name, (ours, _) in PAIRS.items() if "," not in name},
     "clip_by_norm": partial(fn.optim.clip_by_norm, 0.5),
@@ -191,10 +193,10 @@ def test_numbers_may_be_tracers() -> None:
         return {n: path(lambda n=n: NUMBERS[n][0](numbers[n]), params, grads)[1]["w"] for n in NUMBERS}
 
     numbers = {name: jnp.float32(number) for name, (_, number) in NUMBERS.items()}
-    mapped = jax.jit(jax.vmap(ends))(jax.tree.map(lambda a: jnp.stack([a, a]), numbers))
+    mapped = jax.jit(jax.vmap(ends))(stack(numbers, numbers))
     plain = jax.jit(lambda: ends({name: number for name, (_, number) in NUMBERS.items()}))()
     for i in range(2):
-        chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], mapped), plain, rtol=1e-5, atol=1e-6)
+        trees_close(at(mapped, i), plain, rtol=1e-5, atol=1e-6)
     # Numbers in float32 over params in bfloat16: all is a scan's carry nevertheless.
     half = jax.eval_shape(partial(ends, dtype=jnp.bfloat16), numbers)
     assert {a.dtype for a in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
@@ -208,12 +210,8 @@ def test_arguments_are_those_of_optax() -> None:
 
 
 def apply(part: Any, grads: Any, params: Any = None, **extra: Any) -> Any:
-    """The first update, compiled."""
-
-    def first(grads: Any, params: Any) -> Any:
-        return part.update(grads, part.init(grads if params is None else params), params, **extra)[0]
-
-    return jax.jit(first)(grads, params)
+    """The first update, without jit."""
+    return part.update(grads, part.init(grads if params is None else params), params, **extra)[0]
 
 
 close = np.testing.assert_allclose
@@ -223,12 +221,8 @@ class TestClip:
     def test_by_norm_is_by_global_norm_of_each(self) -> None:
         grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([[0.1, 0.2]]), "c": jnp.array(-7.0)}
 
-        @jax.jit
-        def both(grads: Any) -> Any:
-            each = {name: apply(optax.clip_by_global_norm(0.7), g) for name, g in grads.items()}
-            return apply(fn.optim.clip_by_norm(0.7), grads), each
-
-        ours, theirs = both(grads)
+        ours = apply(fn.optim.clip_by_norm(0.7), grads)
+        theirs = {name: apply(optax.clip_by_global_norm(0.7), g) for name, g in grads.items()}
         chex.assert_trees_all_equal(ours, theirs)
         close(ours["a"], [0.42, 0.56], rtol=1e-6)
 
@@ -244,7 +238,7 @@ class TestClip:
         np.testing.assert_array_equal(apply(pytorch, just * 0.9), just * 0.9)
 
     def test_nothing_is_clipped_to_nothing(self) -> None:
-        """A bound of 0 and a gradient of 0: 0, where optax has 0 / 0."""
+        """A bound of 0 and a gradient of 0 give 0, where optax has 0 / 0."""
         for part in (fn.optim.clip(0.0), fn.optim.clip_by_norm(0.0), fn.optim.clip_by_global_norm(0.0)):
             np.testing.assert_array_equal(apply(part, jnp.zeros(2)), np.zeros(2))
             np.testing.assert_array_equal(apply(part, jnp.array([1.0, -2.0])), np.zeros(2))
@@ -271,7 +265,7 @@ class TestClip:
 
 
 class TestNoise:
-    def test_it_fades(self) -> None:
+    def test_its_variance_decays(self) -> None:
         """The variance of the noise at step t is eta / t^gamma."""
         part, zeros = fn.optim.add_noise(0.3, 0.55, 7), jnp.zeros(20_000)
 
@@ -283,7 +277,7 @@ class TestNoise:
         # The mean of 20,000 squares has a standard deviation of 1 %.
         close(variances, 0.3 / np.arange(1, 7) ** 0.55, rtol=0.04)
 
-    def test_two_leaves_draw_apart(self) -> None:
+    def test_two_leaves_get_different_noise(self) -> None:
         updates = apply(fn.optim.add_noise(1.0, 0.55, seed=0), {"a": jnp.zeros(4), "b": jnp.zeros(4)})
         assert np.all(np.asarray(updates["a"]) != np.asarray(updates["b"]))
 
@@ -328,7 +322,7 @@ class TestAccumulate:
         np.testing.assert_array_equal(batches, [1, 2, 0, 1, 2, 0])
 
     def test_the_optimizer_runs_once_in_k(self) -> None:
-        """It is not run and thrown away, as a line search's evaluations would be."""
+        """It is not run in between with its result discarded, which would waste the evaluations of a line search."""
         runs: list[int] = []
 
         def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> Any:
@@ -349,7 +343,7 @@ class TestAccumulate:
 
     @pytest.mark.usefixtures("float64")
     def test_float64_stays(self) -> None:
-        """optax accumulates in float32 unless told."""
+        """optax accumulates in float32 by default."""
         grads = jnp.array([1 / 3])
         means = []
         for part in (
@@ -389,10 +383,10 @@ class TestProximalL1:
         rng = np.random.default_rng(2)
         params, steps = (jnp.asarray(rng.normal(size=500), dtype) for _ in range(2))
         part = fn.optim.proximal_l1(2.0, 0.3)
-        ends = jax.jit(lambda u, p: optax.apply_updates(p, part.update(u, part.init(p), p)[0]))(steps, params)
+        ends = optax.apply_updates(params, apply(part, steps, params))
         z = np.asarray(params, np.float64) + np.asarray(steps, np.float64)
         wanted = np.sign(z) * np.maximum(np.abs(z) - 0.6, 0)
-        close(ends.astype(jnp.float32), wanted, atol=1e-6 if dtype == jnp.float32 else 0.04)
+        close(np.asarray(ends, np.float32), wanted, atol=1e-6 if dtype == jnp.float32 else 0.04)
         inside = np.abs(z) < 0.6 - 0.03
         assert np.sum(inside) > 100
         np.testing.assert_array_equal(np.asarray(ends, np.float64)[inside], 0)  # exactly
@@ -422,15 +416,12 @@ class TestProximalL1:
 
 class TestReduceOnPlateau:
     def scales(self, values: list[float], **arguments: Any) -> list[float]:
-        part = fn.optim.reduce_on_plateau(**arguments)
-
-        def one(state: Any, value: Any) -> Any:
-            update, state = part.update(jnp.ones(()), state, value=value)
-            return state, update
-
-        return np.asarray(
-            jax.jit(lambda v: jax.lax.scan(one, part.init(jnp.ones(())), v)[1])(jnp.array(values))
-        ).tolist()
+        part, one, scales = fn.optim.reduce_on_plateau(**arguments), jnp.float32(1), []
+        state = part.init(one)
+        for value in values:
+            update, state = part.update(one, state, value=np.float32(value))
+            scales.append(float(update))
+        return scales
 
     def test_halved_when_it_stops_improving(self) -> None:
         assert self.scales([3, 2, 2, 1, 1.5, 1.2, 0.5], factor=0.5, patience=1) == [
@@ -443,8 +434,8 @@ class TestReduceOnPlateau:
         assert self.scales(values, factor=0.5, patience=2) == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]
         assert self.scales(values, factor=0.5, patience=2 + 1) == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
-    def test_once_an_evaluation(self) -> None:
-        """The last validation loss at each of n updates, with accumulation_size=n: one loss an evaluation."""
+    def test_once_per_evaluation(self) -> None:
+        """The last validation loss at each of n updates, with accumulation_size=n: one loss per evaluation."""
         seen = np.repeat([3.0, 2.0, 2.0, 1.9], 5).tolist()
         scales = self.scales(seen, factor=0.5, patience=1, accumulation_size=5)
         assert scales == [1.0] * 14 + [0.5] * 6

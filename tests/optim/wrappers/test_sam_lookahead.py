@@ -1,4 +1,4 @@
-"""sam and lookahead: beside optax's, their equations in NumPy, and around and inside other transformations."""
+"""sam and lookahead beside optax's and their equations in NumPy, and around and inside other transformations."""
 
 from typing import Any
 
@@ -11,14 +11,16 @@ import pytest
 
 import fnnet as fn
 from fnnet.optim import LookaheadParams, lookahead, sam
+from tests.arrays import at, close, each, equal
 
 
-def params_of(dtype: Any = jnp.float32) -> dict[str, jax.Array]:
-    return {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]], dtype), "b": jnp.array([0.3, 0.0], dtype)}
+def params_of(dtype: Any = np.float32) -> dict[str, jax.Array]:
+    tree = {"w": [[1.0, -2.0], [0.5, 3.0]], "b": [0.3, 0.0]}
+    return {name: jnp.array(np.array(a, dtype)) for name, a in tree.items()}
 
 
 def loss(params: Any) -> jax.Array:
-    """Not quadratic, so that the second gradient's point matters; least where all params are 0.5."""
+    """Not quadratic, so that the point of the second gradient matters. The minimum is where all params are 0.5."""
     moved = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)]) - 0.5
     return jnp.mean(jnp.cosh(moved)) + jnp.square(jnp.sum(moved))
 
@@ -65,7 +67,7 @@ class TestSam:
                 ),
             )
         )
-        chex.assert_trees_all_equal(ours, theirs)
+        equal(ours, theirs)
 
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize("eta", [None, 0.0, 0.01])
@@ -85,8 +87,7 @@ class TestSam:
             return theta @ jnp.asarray(a) @ theta / 2
 
         params = (jnp.asarray(theta[:1]), jnp.asarray(theta[1:]))
-        update = jax.jit(lambda p: optimizer.update(jax.grad(value)(p), optimizer.init(p), p, value_fn=value))
-        updates, _ = update(params)
+        updates, _ = optimizer.update(jax.grad(value)(params), optimizer.init(params), params, value_fn=value)
         np.testing.assert_allclose(np.concatenate(updates), -0.1 * a @ (theta + epsilon), rtol=1e-12)
 
     def test_adaptive_does_not_change_with_the_scale_of_params(self) -> None:
@@ -98,8 +99,8 @@ class TestSam:
                 0
             ]
 
-        plain, scaled = jax.jit(lambda p: (step(loss, p), step(lambda p: loss(scale * p), p / scale)))(params)
-        chex.assert_trees_all_close(scaled, scale * plain, rtol=1e-5)
+        plain, scaled = step(loss, params), step(lambda p: loss(scale * p), params / scale)
+        close(scaled, scale * plain, rtol=1e-5)
 
     def test_counts_what_it_asks_for(self) -> None:
         params, calls = params_of(), []
@@ -113,9 +114,7 @@ class TestSam:
             optimizer = sam(fn.optim.sgd(0.1), sync_period=period)
             state = optimizer.init(params)
             for _ in range(3):
-                _, state = jax.jit(lambda s, o=optimizer: o.update(params, s, params, value_fn=counted))(
-                    state
-                )
+                _, state = optimizer.update(params, state, params, value_fn=counted)
             assert len(calls) == 3 * (period - 1)
             assert jax.tree.map(int, state.evaluations) == (3 * period, 3 * period, 0)
 
@@ -123,7 +122,7 @@ class TestSam:
         params = jax.tree.map(lambda p: jnp.full_like(p, 0.5), params_of())
         optimizer = sam(fn.optim.sgd(0.1))
         updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params, value_fn=loss)
-        chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
+        equal(updates, jax.tree.map(jnp.zeros_like, params))
 
     @pytest.mark.parametrize("adaptive", [False, True])
     def test_arrays_for_numbers_and_stable_dtypes(self, adaptive: bool) -> None:
@@ -137,11 +136,12 @@ class TestSam:
             assert avals(new_state) == avals(state)
             return path
 
-        mapped = jax.jit(jax.vmap(end))(jnp.array([0.0, 0.5], jnp.float32))
+        mapped = jax.jit(jax.vmap(end))(np.array([0.0, 0.5], np.float32))
         chex.assert_trees_all_equal_dtypes(mapped, params)
         chex.assert_tree_all_finite(mapped)
-        assert np.all(mapped["w"][0] == jnp.broadcast_to(params["w"], mapped["w"][0].shape))  # a rate of 0
-        assert np.any(mapped["w"][1] != mapped["w"][0])
+        w = np.asarray(mapped["w"])
+        assert np.all(w[0] == np.asarray(params["w"]))  # a rate of 0
+        assert np.any(w[1] != w[0])
 
     def test_no_second_compile(self) -> None:
         traces, optimizer, params = [], sam(fn.optim.adam(0.1)), params_of()
@@ -172,11 +172,10 @@ class TestSam:
             ]
         )(params)
         for other in others:
-            chex.assert_trees_all_close(other, plain, rtol=1e-5)
-        moved = optax.tree.map_params(
-            sam(optax.adam(0.1)), lambda p: p + 1, sam(optax.adam(0.1)).init(params)
-        )
-        assert sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(moved)) == 12  # m and v, 6 numbers each
+            close(other, plain, rtol=1e-5)
+        around_adam = sam(optax.adam(0.1))
+        moved = optax.tree.map_params(around_adam, lambda p: p + 1, around_adam.init(params))
+        assert sum(float(np.sum(leaf)) for leaf in jax.tree.leaves(moved)) == 12  # m and v, 6 numbers each
 
     @pytest.mark.parametrize("params", [{}, {"w": jnp.zeros((0, 3))}, (jnp.ones(2), None)])
     def test_odd_trees(self, params: Any) -> None:
@@ -228,7 +227,7 @@ class TestLookahead:
         ours = jax.jit(lambda p: run(lookahead(make(fn.optim), *arguments), p)[0])(params)
         theirs = jax.jit(lambda p: run(optax.lookahead(make(optax), *arguments), p)[0])(params)
         assert type(ours) is optax.LookaheadParams
-        chex.assert_trees_all_equal(ours, theirs)
+        equal(ours, theirs)
         chex.assert_trees_all_equal_dtypes(ours, params)
 
     @pytest.mark.usefixtures("float64")
@@ -255,14 +254,14 @@ class TestLookahead:
     def test_plain_params_take_the_same_steps(self) -> None:
         start = params_of()
         optimizer = lookahead(fn.optim.adam(0.1), 3, 0.5)
-        paired, _ = jax.jit(lambda p: run(optimizer, LookaheadParams.init_synced(p)))(start)
-        path, state = jax.jit(lambda p: run(optimizer, p))(start)
-        chex.assert_trees_all_close(path, paired.fast, rtol=1e-6)
-        chex.assert_trees_all_close(state.slow, jax.tree.map(lambda p: p[-1], paired.slow), rtol=1e-6)
+        pair = LookaheadParams.init_synced(start)
+        (paired, _), (path, state) = jax.jit(lambda pair, p: (run(optimizer, pair), run(optimizer, p)))(
+            pair, start
+        )
+        close(path, paired.fast, rtol=1e-6)
+        close(state.slow, at(paired.slow, -1), rtol=1e-6)
         assert avals(state) == avals(optimizer.init(start))
-        chex.assert_trees_all_close(
-            state.slow, jax.tree.map(lambda p: p[5], path), rtol=1e-6
-        )  # 8 steps: synced after 6
+        close(state.slow, at(path, 5), rtol=1e-6)  # 8 steps: synced after 6
 
     def test_arrays_for_numbers_and_stable_dtypes(self) -> None:
         """k and alpha mapped over, around params in bfloat16: each row is the run with its numbers."""
@@ -274,11 +273,12 @@ class TestLookahead:
             assert avals(state) == avals(jax.eval_shape(optimizer.init, start))
             return path
 
-        mapped = jax.jit(jax.vmap(path))(jnp.array([2, 3]), jnp.array([0.5, 0.25], jnp.float32))
+        numbers = ((2, 0.5), (3, 0.25))
+        mapped = jax.jit(jax.vmap(path))(np.array([2, 3]), np.array([0.5, 0.25], np.float32))
         chex.assert_trees_all_equal_dtypes(mapped, start)
-        for i, (k, alpha) in enumerate(((2, 0.5), (3, 0.25))):
-            one = jax.jit(lambda k=k, alpha=alpha: path(k, alpha))()
-            chex.assert_trees_all_close(jax.tree.map(lambda p, i=i: p[i], mapped), one, rtol=2e-2)
+        alone = jax.jit(lambda: [path(*pair) for pair in numbers])()
+        for i, one in enumerate(alone):
+            close(at(mapped, i), each(np.asarray, one), rtol=2e-2)
 
     def test_inside_and_around_optax(self) -> None:
         start = params_of()
@@ -294,7 +294,7 @@ class TestLookahead:
             ]
         )(start)
         for other in others:
-            chex.assert_trees_all_close(other, plain, rtol=1e-5)
+            close(other, plain, rtol=1e-5)
         for params, copies in (
             (LookaheadParams.init_synced(start), 2),
             (start, 3),
@@ -302,7 +302,7 @@ class TestLookahead:
             optimizer = lookahead(optax.adam(0.1), 2, 0.5)
             state = optimizer.init(params)
             moved = optax.tree.map_params(optimizer, lambda p: p + 1, state)
-            grown = sum(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.sum(a - b)), moved, state)))
+            grown = sum(jax.tree.leaves(each(lambda a, b: float(np.sum(a - b)), moved, state)))
             assert grown == pytest.approx(6 * copies)
 
     @pytest.mark.parametrize("params", [{}, jnp.zeros((0, 3)), (jnp.ones(2), None)])
@@ -327,14 +327,15 @@ class TestLookahead:
 
 
 def test_both_in_training() -> None:
-    """Around each other in a step of training: lookahead hands value_fn on, sam takes its second gradient."""
+    """One around the other in a training step: lookahead passes value_fn on, sam takes its second gradient."""
     net = fn.dense(1)
     optimizer = lookahead(sam(fn.optim.sgd(0.05), 0.01), 2, 0.5)
     step = jax.jit(fn.train.make_step(net, fn.losses.mean_squared_error, optimizer))
     batch = {"x": jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), "y": jnp.array([[1.0], [2.0], [3.0]])}
-    now, losses = fn.train.start(net, optimizer, jax.random.key(0), batch["x"]), []
-    for i in range(200):
-        now, metrics = step(now, batch, jax.random.key(i))
+    key, losses = jax.random.key(0), []
+    now = fn.train.start(net, optimizer, key, batch["x"])
+    for _ in range(200):
+        now, metrics = step(now, batch, key)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 1e-2 * losses[0]
     assert int(now.opt_state.fast_state.evaluations.gradients) == 400

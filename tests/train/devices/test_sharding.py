@@ -1,6 +1,6 @@
-"""One run on one device and on eight, as loops of one's own: the same losses; and who has what.
+"""A training loop on one device and on eight: the same losses; and which device holds what.
 
-This file is a program, too, for eight devices take a process of their own: `test_on_eight_devices` runs it.
+This file is a program, too, because eight devices need their own process: `test_on_eight_devices` runs it.
 """
 
 import re
@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import fnnet as fn
-from fnnet.train.devices.sharding import auto
+from fnnet.train.devices.sharding import with_auto_axes
+from tests import arrays
 from tests.train.eight_devices import failures, passes_on_eight_devices
 
 STEPS = 20
@@ -61,7 +62,7 @@ class Trained:
             self.start = fn.train.start_sharded(net, optimizer, key, batch["x"], mesh, rules)
             batch = fn.train.shard_batch(batch, mesh)
             where = jax.tree.map(lambda a: a.sharding, self.start)
-            options = {"out_shardings": (where, NamedSharding(auto(mesh), P()))}
+            options = {"out_shardings": (where, NamedSharding(with_auto_axes(mesh), P()))}
         step = jax.jit(fn.train.make_step(net, LOSS, optimizer), **options)
         self.compiled = step.lower(self.start, batch, key).compile()
         now, self.losses = self.start, []
@@ -126,7 +127,7 @@ def a_convolutional_network() -> None:
 
     pair = [("dense_0/w", P(None, "model")), ("dense_0/b", P("model")), ("dense_1/w", P("model", None))]
     rules = fn.train.fully_sharded(at_least=256, rules=pair)
-    combined = Trained(fn.train.gathered(net, both, pair), batch, both, rules)
+    combined = Trained(fn.train.gather_params(net, both, pair), batch, both, rules)
     same(one, combined)
     assert part(combined.end.params["dense_0"]["w"]) == (16, 16)
     assert part(combined.end.params["dense_0"]["b"]) == (16,)
@@ -145,7 +146,7 @@ def a_transformer() -> None:
     one = Trained(gpt(), batch)
     size = one.compiled.memory_analysis()
 
-    net = gpt(partial(fn.train.gathered, mesh=data))
+    net = gpt(partial(fn.train.gather_params, mesh=data))
     sharded = Trained(net, batch, data, fn.train.fully_sharded(at_least=32))
     same(one, sharded)
     block = sharded.end.params["repeat_0"]
@@ -178,7 +179,7 @@ def a_transformer() -> None:
         assert part(copy["embed_0"]["w"]) == (16, 4)
 
 
-def spread_over_eight() -> None:
+def a_batch_over_eight() -> None:
     batch = {"x": np.arange(32.0).reshape(16, 2), "y": jnp.arange(16)}
     for mesh, rows in ((jax.make_mesh((8,), ("data",)), 2), (jax.make_mesh((2, 4), ("data", "model")), 8)):
         got = fn.train.shard_batch(batch, mesh)
@@ -194,7 +195,9 @@ def spread_over_eight() -> None:
             fn.train.shard_batch,
             lambda b, m: jax.eval_shape(lambda b: fn.train.shard_batch(b, m), b),
         ):
-            message = r"spread: got .*, wanted a multiple of 8 examples .*the mesh \{'data': 8\} has 8 parts"
+            message = (
+                r"shard_batch: got .*, wanted a multiple of 8 examples .*the mesh \{'data': 8\} has 8 parts"
+            )
             raises(ValueError, message, lambda put=put, wrong=wrong: put(wrong, mesh))
 
 
@@ -283,7 +286,7 @@ def wrong_rules() -> None:
         r"fully_sharded: axis='batch' and a mesh \{'data': 2, 'model': 4\}",
         lambda: fn.train.shardings(params, mesh, fn.train.fully_sharded("batch")),
     )
-    net = fn.train.gathered(fn.dense(8), mesh, [("nothing", P())])
+    net = fn.train.gather_params(fn.dense(8), mesh, [("nothing", P())])
     raises(
         ValueError,
         "rule 'nothing' matches no param",
@@ -299,7 +302,7 @@ def under_explicit_axes() -> None:
             "inside jax.set_mesh of a mesh with explicit axes",
             lambda: fn.train.shard_batch(np.ones(8), mesh),
         )
-    with jax.set_mesh(auto(mesh)):
+    with jax.set_mesh(with_auto_axes(mesh)):
         assert part(fn.train.shard_batch(np.ones(8), mesh)) == (1,)
 
 
@@ -311,13 +314,14 @@ def raises(kind: type[Exception], message: str, call: Callable[[], Any]) -> None
 CASES = (
     a_convolutional_network,
     a_transformer,
-    spread_over_eight,
+    a_batch_over_eight,
     what_the_rules_give,
     wrong_rules,
     under_explicit_axes,
 )
 
 
+@pytest.mark.slow
 def test_on_eight_devices() -> None:
     passes_on_eight_devices(__file__, CASES)
 
@@ -344,7 +348,7 @@ def test_no_rules(mesh: Any, rules: Any, message: str) -> None:
 
 
 def test_no_regular_expression(mesh: Any) -> None:
-    with pytest.raises(ValueError, match=r"rules has '\(', which is no regular expression: missing \)"):
+    with pytest.raises(ValueError, match=r"rules has '\(', which is not a regular expression: missing \)"):
         fn.train.shardings({"w": jnp.ones(3)}, mesh, [("(", P())])
 
 
@@ -352,12 +356,12 @@ def test_no_mesh(mesh: Any) -> None:
     for call in (
         lambda: fn.train.shard_batch(jnp.ones(8), 8),
         lambda: fn.train.shardings({}, None),
-        lambda: fn.train.gathered(fn.tanh, "data"),
+        lambda: fn.train.gather_params(fn.tanh, "data"),
     ):
         with pytest.raises(TypeError, match=r"mesh=.*, wanted a Mesh: jax.make_mesh"):
             call()
     with pytest.raises(
-        ValueError, match=r"spread: axis='batch' and a mesh \{'data': 1\}, wanted one of its axes"
+        ValueError, match=r"shard_batch: axis='batch' and a mesh \{'data': 1\}, wanted one of its axes"
     ):
         fn.train.shard_batch(jnp.ones(8), mesh, axis="batch")
 
@@ -378,13 +382,13 @@ def test_no_params_and_no_rules(mesh: Any) -> None:
     assert fn.train.shardings({"w": jnp.ones(3)}, mesh)["w"].spec == P()
 
 
-def test_gathered_is_the_layer(mesh: Any) -> None:
+def test_gather_params_is_the_layer(mesh: Any) -> None:
     """Value, state, names, forward mode and second derivatives; summary sees it."""
     layer = fn.serial(fn.batch_norm(), fn.dense(2), fn.tanh)
-    around, x = fn.train.gathered(layer, mesh), jnp.cos(jnp.arange(12.0)).reshape(4, 3)
+    around, x = fn.train.gather_params(layer, mesh), arrays.normal(4, 3)
     assert around.name == layer.name
-    params, state = layer.init(jax.random.key(0), x)
-    jax.tree.map(np.testing.assert_array_equal, (params, state), around.init(jax.random.key(0), x))
+    (params, state), again = jax.jit(lambda: [f.init(jax.random.key(0), x) for f in (layer, around)])()
+    arrays.equal(again, (params, state))
 
     def derivatives(layer: fn.Layer) -> Any:
         def f(params: Any) -> Any:
@@ -393,14 +397,12 @@ def test_gathered_is_the_layer(mesh: Any) -> None:
         slope = jax.grad(f)(params)
         return layer.apply(params, state, x, train=True), slope, jax.jvp(jax.grad(f), (params,), (slope,))
 
-    for wanted, got in zip(
-        *(jax.tree.leaves(jax.jit(lambda f=f: derivatives(f))()) for f in (layer, around)), strict=True
-    ):
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    wanted, got = jax.jit(lambda: [derivatives(f) for f in (layer, around)])()
+    arrays.close(got, wanted, rtol=1e-5, atol=1e-6)
     assert "dense_0" in str(fn.summary(fn.serial(around), x))
     with pytest.raises(ValueError, match="batch_norm: input is") as caught:
         around.apply(params, state, x[:, :2])
-    assert any("gathered['serial']" in note for note in caught.value.__notes__)
+    assert any("gather_params['serial']" in note for note in caught.value.__notes__)
 
 
 if __name__ == "__main__":

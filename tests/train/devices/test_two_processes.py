@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 import fnnet as fn
 from fnnet.train import Evaluation
-from fnnet.train.devices.sharding import auto
+from fnnet.train.devices.sharding import with_auto_axes
 
 STEPS = 10
 PROCESSES = 2
@@ -40,7 +40,7 @@ def train(names: tuple[str, ...], rules: Any) -> dict[str, Any]:
     mesh = jax.make_mesh((n,) if len(names) == 1 else (jax.process_count(), n // jax.process_count()), names)
     net = fn.serial(fn.dense(32), fn.batch_norm(), fn.relu, fn.dropout(0.2), fn.dense(3))
     optimizer, key = fn.optim.adam(0.01), jax.random.key(0)
-    everywhere = NamedSharding(auto(mesh), P())
+    everywhere = NamedSharding(with_auto_axes(mesh), P())
 
     x = jax.ShapeDtypeStruct((32, 6), jnp.float32)
     now = fn.train.start_sharded(net, optimizer, key, x, mesh, rules)
@@ -108,7 +108,7 @@ def streams() -> dict[str, Any]:
 
 def told(fitted: fn.train.Fitted) -> dict[str, Any]:
     """What there is to compare, the params' bits among it."""
-    everywhere = NamedSharding(auto(jax.make_mesh((jax.device_count(),), ("data",))), P())
+    everywhere = NamedSharding(with_auto_axes(jax.make_mesh((jax.device_count(),), ("data",))), P())
     whole = jax.jit(lambda params: params, out_shardings=everywhere)(fitted.params)
     return {
         "stopped": fitted.stopped,
@@ -221,6 +221,7 @@ def run(folder: Path, program: str, code_wanted: int = 0) -> list[dict[str, Any]
     return [] if code_wanted else [json.loads((folder / f"answer {i}").read_text()) for i in started]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     first, second = run(tmp_path, "steps")
     for kind, alone in answers().items():
@@ -234,6 +235,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             assert shared["held"] == {"data": [6 * 32, 6 * 32], "both": [6 * 32 // 4] * 2}[kind]
 
 
+@pytest.mark.slow
 def test_two_processes_fit_as_one(tmp_path: Path) -> None:
     run(tmp_path, "killed", -signal.SIGKILL)
     assert fn.train.checkpoint.steps(tmp_path / "run" / "checkpoints") == [0, 4]

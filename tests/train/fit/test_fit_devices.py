@@ -1,6 +1,6 @@
 """`fit` on one device and on eight: the same curve, from memory and from a stream; stopped on some, resumed on others.
 
-This file is a program, too, for eight devices take a process of their own: `test_on_eight_devices` runs it.
+This file is also a program, since eight devices need a process of their own: `test_on_eight_devices` runs it.
 """
 
 import logging
@@ -23,10 +23,11 @@ from jax.sharding import PartitionSpec as P
 
 import fnnet as fn
 from fnnet.train import Evaluation
+from tests.arrays import equal
 from tests.train.eight_devices import failures, passes_on_eight_devices
 
 LOSS = fn.losses.softmax_cross_entropy
-# A bias before batch_norm has no gradient but rounding, which adam would make a step of.
+# No bias before batch_norm: its gradient is only rounding, which adam would turn into a full step.
 NET = fn.serial(fn.dense(256, use_bias=False), fn.batch_norm(), fn.relu, fn.dropout(0.2), fn.dense(4))
 FULL = fn.train.fully_sharded(at_least=64)
 PAIR = [("dense_0/w", P(None, "model")), ("dense_1/w", P("model", None))]
@@ -74,7 +75,7 @@ def four() -> Any:
 
 
 compiled: Counter[str] = Counter()  # programs by name
-bytes_of: Counter[int] = Counter()  # by device, what it holds at a run's end
+bytes_of: Counter[int] = Counter()  # by device, what it holds at the end of a run
 
 
 class Compilations(logging.Handler):
@@ -115,22 +116,16 @@ def agree(one: fn.train.Fitted, many: fn.train.Fitted) -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
 
 
-def same(a: Any, b: Any) -> None:
-    """The same bits."""
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
 def held(array: jax.Array) -> tuple[int, ...]:
-    """What one device has of it."""
+    """The shape of the part of an array that one device holds."""
     return array.addressable_shards[0].data.shape
 
 
 def no_device_has_more_than_its_part() -> None:
     params = sum(a.nbytes for a in jax.tree.leaves(sharded().params))
     assert params > 24_000
-    # Params, accumulated gradient, two moments; copies for the best and for the callback: a copy whole on each device
-    # would be 20,000 bytes more. The data and running averages, which are whole, are 12,000.
+    # Params, accumulated gradient, two moments; copies for the best and for the callback: a full copy on each device
+    # would be 20,000 bytes more. The data and running averages, of which each device has a full copy, are 12,000.
     assert bytes_of.keys() == set(range(8))
     for held in bytes_of.values():
         assert 4 / 8 * params < held < 6 / 8 * params + 14_000, (held, params)
@@ -153,7 +148,7 @@ def from_memory() -> None:
     assert held(got.params["dense_0"]["w"]) == held(got.now.opt_state[0].inner.v["dense_0"]["w"]) == (3, 64)
     assert held(got.params["dense_1"]["w"]) == (64, 2)
 
-    # On from there, on other devices, and with a validation part smaller than their number.
+    # Continued on other devices, with fewer validation examples than devices.
     small = {name: array[:3] for name, array in VALID.items()}
     moved = fit(initial=(got.params, got.state), mesh=four(), valid=small, steps=1)
     assert not any(a.is_deleted() for a in jax.tree.leaves(got.params))
@@ -189,8 +184,8 @@ def on_another_number_of_devices() -> None:
         compiled.clear()
         got = fit(mesh=eight(), rules=FULL, folder=folder, **given)
         assert compiled["jit(advance)"] == 1
-        same((got.now, got.best), (sharded().now, sharded().best))
-        same(got.history["train_loss"], sharded().history["train_loss"])
+        equal((got.now, got.best), (sharded().now, sharded().best))
+        equal(got.history["train_loss"], sharded().history["train_loss"])
         # On one, and from there on four.
         with pytest.raises(RuntimeError, match="power cut"):
             fit(folder=other, callbacks=[power_cut(8)], **given)
@@ -208,7 +203,7 @@ def what_goes_wrong() -> None:
         fit(net=net, mesh=eight(), rules=FULL)
     for given, message in (
         ({"batch_size": 12}, r"batch_size=12, wanted a multiple of 8, the size of axis 'data' of the mesh {'data': 8}"),
-        (streams(12), r"spread: got float64\[12,6\], wanted a multiple of 8 examples"),
+        (streams(12), r"shard_batch: got float64\[12,6\], wanted a multiple of 8 examples"),
         ({"mesh": jax.make_mesh((8,), ("batch",))}, "the mesh is {'batch': 8}, wanted an axis \"data\""),
         ({"mesh": None, "rules": FULL}, "rules say how params are split over a mesh; pass mesh="),
         ({"rules": [("dens_0", P())]}, "rule 'dens_0' matches no param"),
@@ -228,6 +223,7 @@ CASES = (
 )
 
 
+@pytest.mark.slow
 def test_on_eight_devices() -> None:
     passes_on_eight_devices(__file__, CASES)
 

@@ -1,6 +1,6 @@
-"""`fit` in a process that is killed, again and again: it ends with the bits of a run that was never stopped.
+"""`fit` in a process that is killed again and again ends with the same bits as a run that was never stopped.
 
-FNNET_KILLS=50 kills the run on examples in memory that often; six times by default.
+FNNET_KILLS=50 kills the run on examples in memory 50 times; 6 by default.
 """
 
 import json
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-# A process that imports once, and forks before JAX has begun. Each child goes on from the newest checkpoint and is
-# killed at a random evaluation: within its first seconds, which go into reading, or after a random one of its
-# checkpoints, when much of the time goes into saving. Together they cover the run. One not killed in time ends it.
+pytestmark = pytest.mark.slow
+
+# A process that imports once, and forks before JAX has started. Each child resumes from the newest checkpoint and is
+# killed at a random time: within its first seconds, which it spends reading, or after a random one of its
+# checkpoints, when it spends much of its time saving. Together they cover the run. A child not killed in time ends it.
 KILLED = """
 import os, pickle, random, shutil, signal, sys, time, traceback
 import jax, jax.numpy as jnp, numpy as np
@@ -66,15 +68,15 @@ def ended(pid):
     return bool(found)
 
 began = time.perf_counter()
-assert os.waitpid(fork(folder + "/whole"), 0)[1] == 0
-took, last = time.perf_counter() - began, checkpoint.steps(folder + "/whole/checkpoints")[-1]
+assert os.waitpid(fork(folder + "/unbroken"), 0)[1] == 0
+took, last = time.perf_counter() - began, checkpoint.steps(folder + "/unbroken/checkpoints")[-1]
 done, saving, runs, begun = 0, 0, 0, []
 while True:  # as many runs as it takes
     stopped = f"{folder}/killed_{runs}"
     runs += 1
     while True:
         steps = lambda: checkpoint.steps(stopped + "/checkpoints") or [0]
-        # The last one late, when there is most to be lost.
+        # The last one late, when there is most to lose.
         target = 0.9 * last if done == kills - 1 else steps()[-1] + random.uniform(0, 2 * last / (kills + 1))
         pid = fork(stopped, resume="auto", checkpoint_every=3)
         if done == kills:
@@ -107,7 +109,7 @@ def killed(mode: str, folder: Path, kills: int, *arguments: Path) -> list[Path]:
     """The folders of the runs: the one that was never stopped, and those that were."""
     seed = random.randrange(2**32)
     program = [sys.executable, "-c", KILLED, mode, str(folder), str(kills), str(seed), *map(str, arguments)]
-    cache = {  # of the compiled programs, or each child would take seconds for them; the first run fills it
+    cache = {  # of compiled programs, which would take each child seconds; the first run fills it
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -116,7 +118,7 @@ def killed(mode: str, folder: Path, kills: int, *arguments: Path) -> list[Path]:
     done = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, (seed, done.stdout, done.stderr)
     print(done.stdout)
-    return [folder / "whole", *sorted(folder.glob("killed_*"))]
+    return [folder / "unbroken", *sorted(folder.glob("killed_*"))]
 
 
 def bits(value: Any) -> Any:
@@ -132,7 +134,7 @@ TIMES = ("seconds", "examples_per_second")
 
 
 def result(folder: Path) -> Any:
-    """What a run has ended with, and the lines of its history, but for the times."""
+    """What a run ended with, and the lines of its history, without the times."""
     fitted = np.load(folder / "fitted", allow_pickle=True)
     fitted["history"] = {name: values for name, values in fitted["history"].items() if name not in TIMES}
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
@@ -140,8 +142,8 @@ def result(folder: Path) -> Any:
 
 
 def test_on_examples_in_memory(tmp_path: Path) -> None:
-    whole, *stopped = killed("memory", tmp_path, int(os.environ.get("FNNET_KILLS", "6")))
-    (fitted, lines) = wanted = result(whole)
+    unbroken, *stopped = killed("memory", tmp_path, int(os.environ.get("FNNET_KILLS", "6")))
+    (fitted, lines) = wanted = result(unbroken)
     assert fitted["stopped"] == "patience"
     assert 40 < len(lines) < 400
     assert len({line["learning_rate"] for line in lines}) > 3
@@ -156,8 +158,8 @@ def test_on_a_stream_of_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(50, 4)).astype(np.float32)
     fn.data.save_arrays(tmp_path / "data", {"x": x, "y": (x[:, 0] > 0).astype(np.int32)})
-    whole, *stopped = killed("stream", tmp_path, 2, tmp_path / "data")
-    wanted = result(whole)
+    unbroken, *stopped = killed("stream", tmp_path, 2, tmp_path / "data")
+    wanted = result(unbroken)
     assert wanted[0]["stopped"] == "finished"
     assert len(wanted[1]) == 20
     for folder in stopped:

@@ -1,4 +1,4 @@
-"""Sweeps: against gradient descent in NumPy and single runs; in chunks, over devices, stopped and gone on with."""
+"""Sweeps: against gradient descent in NumPy and single runs; in chunks, over devices, stopped and resumed."""
 
 import csv
 import os
@@ -16,6 +16,7 @@ import pytest
 
 import fnnet as fn
 from fnnet.train.sweep import folder as sweep_folder
+from fnnet.train.sweep import plan as sweep_plan
 from fnnet.train.sweep import plots, program, trials
 
 MSE = fn.losses.mean_squared_error
@@ -50,9 +51,9 @@ def plain(
         value, slope = jax.value_and_grad(loss)(w, "train")
         return w - (hparams["learning_rate"] * slope).astype(dtype), value.astype(jnp.float32)
 
-    w = jax.random.normal(key, (3, 1), dtype) if after is None else after.params["w"]
+    w = jax.random.uniform(key, (3, 1), dtype, -1) if after is None else after.params["w"]
     noise = key if after is None else after.opt_state
-    w, losses = jax.lax.scan(step, w + jax.random.normal(noise, (3, 1), dtype) / 8, length=steps)
+    w, losses = jax.lax.scan(step, w + jax.random.uniform(noise, (3, 1), dtype) / 8, length=steps)
     end = loss(w, "valid").astype(jnp.float32)
     diverged_at = jnp.where(jnp.isfinite(end), -1, 0)
     if after is not None:
@@ -183,13 +184,13 @@ class TestRuns:
 )
 def test_what_is_mapped_on_a_cpu(net: Any, shape: tuple[int, ...], why: str) -> None:
     data = {"train": {"x": np.ones(shape, np.float32), "y": np.ones((4, 1), np.float32)}}
-    plan = program.plan(
-        partial(program.trace, run_of(net), data, np.arange(2), mesh=None, goes_on=False),
+    plan = sweep_plan.make_plan(
+        partial(program.trace_program, run_of(net), data, np.arange(2), mesh=None, keep_opt_state=False),
         {"learning_rate": np.array([0.1, 0.2])},
         seeds=2,
         mapping="auto",
         chunk=2,
-        fits=False,
+        fit_memory=False,
         mesh=None,
     )
     assert plan.mapping == ("map" if why else "vmap")
@@ -198,22 +199,22 @@ def test_what_is_mapped_on_a_cpu(net: Any, shape: tuple[int, ...], why: str) -> 
 
 def test_chunks_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run, space = plain, {"learning_rate": [0.1] * 64}
-    monkeypatch.setattr(program, "bytes_free", lambda device, sharing: 12_000)
+    monkeypatch.setattr(sweep_plan, "bytes_free", lambda device, sharing: 12_000)
     got = sweep(run, DATA, space, seeds=4)
     assert 1 < got.chunk < 64
     assert got.mapping == "vmap"
-    monkeypatch.setattr(program, "bytes_free", lambda device, sharing: 10)
+    monkeypatch.setattr(sweep_plan, "bytes_free", lambda device, sharing: 10)
     got = sweep(run, DATA, {"learning_rate": [0.1, 0.2]}, seeds=2)
     assert (got.chunk, got.mapping) == (1, "map")
-    assert got.why == "all seeds of one trial at once would not fit the memory"
+    assert got.why == "all seeds of one trial at once would not fit in the memory"
 
 
 def test_memory_of_this_machine() -> None:
     """Some of what the machine has, and an eighth for each of eight devices that share it."""
     device = jax.local_devices()[0]
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < program.bytes_free(device) <= total
-    assert program.bytes_free(device, 8) <= total / 8
+    assert 0 < sweep_plan.bytes_free(device) <= total
+    assert sweep_plan.bytes_free(device, 8) <= total / 8
 
 
 class TestHalving:
@@ -256,15 +257,6 @@ class TestHalving:
         at_1 = jax.tree.map(lambda a: a[1], (swept.best.params, swept.best.state))
         jax.tree.map(partial(close, rtol=1e-4, atol=1e-6), at_1, (wanted.params, wanted.state))
 
-    def test_who_goes_on(self) -> None:
-        nan = np.nan
-        scores = np.array([[3.0, 1.0], [nan, 0.0], [1.0, 1.0], [0.0, 9.0], [nan, nan], [2.0, 2.0]])
-        assert trials.order_of(scores, False).tolist() == [2, 0, 5, 3, 1, 4]
-        assert trials.order_of(scores, True).tolist() == [3, 0, 5, 2, 1, 4]
-        assert trials.survivors(scores, False, 2).tolist() == [0, 2, 5]
-        assert trials.survivors(scores, False, 7).tolist() == [2]
-        assert trials.order_of(np.array([[np.inf], [1e30]]), True).tolist() == [1, 0]
-
 
 class TestFolder:
     SPACE = {"learning_rate": RATES}  # noqa: RUF012
@@ -273,7 +265,7 @@ class TestFolder:
         asked = {"seeds": 2, "chunk": 2, "folder": folder} | arguments
         return sweep(run or plain, asked.pop("data", DATA), asked.pop("space", self.SPACE), **asked)
 
-    def test_goes_on_and_ends_with_the_same_bits(
+    def test_resumes_and_ends_with_the_same_bits(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """After an exception between the second and the third chunk."""
@@ -286,11 +278,11 @@ class TestFolder:
         whole = self.sweep(None)
         names = ["rung0-chunk00000.npz", "rung0-chunk00001.npz", "sweep.json"]
         assert sorted(p.name for p in folder.iterdir()) == names
-        calls, call = [], program.call
-        monkeypatch.setattr(program, "call", lambda *a, **k: calls.append(a) or call(*a, **k))
+        calls, call = [], program.run_program
+        monkeypatch.setattr(program, "run_program", lambda *a, **k: calls.append(a) or call(*a, **k))
         got = self.sweep(folder)
         assert len(calls) == 1
-        arrays = partial(sweep_folder._by_path)
+        arrays = partial(sweep_folder.arrays_by_path)
         equal(*({k: v for k, v in arrays(s).items() if hasattr(v, "dtype")} for s in (got, whole)))
         monkeypatch.setattr(program.Program, "executable", None)  # nothing is compiled
         equal(self.sweep(folder).scores, whole.scores)
@@ -310,7 +302,7 @@ class TestFolder:
         ):
             chunk.write_bytes(bad)
             with pytest.raises(
-                ValueError, match=r"chunk00001.npz is damaged .*; delete it, and its trials are run"
+                ValueError, match=r"chunk00001.npz is damaged .*; delete it to run its trials again"
             ):
                 self.sweep(folder)
         np.savez(chunk, a=np.ones(3))
@@ -321,7 +313,7 @@ class TestFolder:
         text = settings.read_text()
         for bad_text in (text[:-30], "[]", "{}"):
             settings.write_text(bad_text)
-            with pytest.raises(ValueError, match=r"sweep.json is damaged .* give a new folder"):
+            with pytest.raises(ValueError, match=r"sweep.json is damaged .* use a new folder"):
                 self.sweep(folder)
         settings.write_text(text)
         (other / "notes.txt").write_text("mine")
@@ -330,7 +322,7 @@ class TestFolder:
 
     def another(self, folder: Path) -> None:
         def differs(message: str, *args: Any, **arguments: Any) -> None:
-            with pytest.raises(ValueError, match=f"holds another sweep: .*{message}.* or give a new folder"):
+            with pytest.raises(ValueError, match=f"holds another sweep: .*{message}.* or use a new folder"):
                 self.sweep(folder, *args, **arguments)
 
         differs(
@@ -360,7 +352,7 @@ class TestFolder:
 
 def stop_at(number: int, patch: pytest.MonkeyPatch) -> None:
     """The call of a program that so many come to raises."""
-    call, calls = program.call, []
+    call, calls = program.run_program, []
 
     def stops(*args: Any, **arguments: Any) -> Any:
         calls.append(args)
@@ -368,7 +360,7 @@ def stop_at(number: int, patch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return call(*args, **arguments)
 
-    patch.setattr(program, "call", stops)
+    patch.setattr(program, "run_program", stops)
 
 
 class TestSearch:
@@ -378,7 +370,7 @@ class TestSearch:
             "b": fn.train.uniform(-2, 3),
             "c": fn.train.choice([1, 2, 4]),
         }
-        got = trials.trials_of(space | {"d": [0.5, 0.25]}, 4000, seed=1)
+        got = trials.make_trials(space | {"d": [0.5, 0.25]}, 4000, seed=1)
         assert got["c"].dtype.kind == "i"
         for values, low, high in ((np.log10(got["a"]), -4, -1), (got["b"], -2, 3)):
             assert ((low <= values) & (values < high)).all()
@@ -387,14 +379,14 @@ class TestSearch:
         for name, values in (("c", (1, 2, 4)), ("d", (0.5, 0.25))):
             close([(got[name] == v).mean() for v in values], 1 / len(values), atol=0.032)
         assert abs(np.corrcoef(np.log(got["a"]), got["b"])[0, 1]) < 0.064
-        fewer, other = trials.trials_of(space, 10, seed=1), trials.trials_of(space, 10, seed=2)
+        fewer, other = trials.make_trials(space, 10, seed=1), trials.make_trials(space, 10, seed=2)
         for name in space:
             np.testing.assert_array_equal(fewer[name], got[name][:10])
         assert (fewer["a"] != other["a"]).all()
 
     def test_arrays_are_values(self) -> None:
         rates = np.arange(6.0).reshape(2, 3)
-        got = trials.trials_of({"rates": list(rates), "b1": [0.1, 0.2]})
+        got = trials.make_trials({"rates": list(rates), "b1": [0.1, 0.2]})
         np.testing.assert_array_equal(got["rates"], rates[[0, 0, 1, 1]])
 
     @pytest.mark.parametrize(
@@ -404,15 +396,15 @@ class TestSearch:
             ({}, "space={}, wanted a dict"),
             ({"a": 0.1}, r"space\['a'\] is 0.1, wanted numbers"),
             ({"a": "adam"}, "is 'adam', wanted numbers"),
-            ({"a": ["relu", "tanh"]}, "takes a sweep for each"),
+            ({"a": ["relu", "tanh"]}, "run one sweep per value"),
             ({"a": [np.ones(2), np.ones(3)]}, "wanted numbers, or arrays of one shape"),
-            ({"a": []}, r"space\['a'\] is empty, wanted one value at least"),
-            ({"a": fn.train.uniform(0, 1)}, "of which there is no grid; list values, or give trials="),
+            ({"a": []}, r"space\['a'\] is empty, wanted at least one value"),
+            ({"a": fn.train.uniform(0, 1)}, "which has no grid; list values, or pass trials="),
         ],
     )
     def test_what_is_no_space(self, space: Any, message: str) -> None:
         with pytest.raises((TypeError, ValueError), match=f"sweep: .*{message}"):
-            trials.trials_of(space)
+            trials.make_trials(space)
 
     def test_what_is_no_distribution(self) -> None:
         for make in (fn.train.uniform, fn.train.log_uniform):
@@ -432,9 +424,9 @@ class TestErrors:
         "arguments, message",
         [
             ({"seeds": 0}, "seeds=0, wanted at least 1"),
-            ({"seeds": [1, 1]}, r"seeds=\[1, 1\], wanted how many, or a list of different ints"),
-            ({"seeds": []}, r"seeds=\[\], wanted how many"),
-            ({"seeds": [0.5]}, r"seeds=\[0.5\], wanted how many"),
+            ({"seeds": [1, 1]}, r"seeds=\[1, 1\], wanted a number of seeds, or a list of different ints"),
+            ({"seeds": []}, r"seeds=\[\], wanted a number of seeds"),
+            ({"seeds": [0.5]}, r"seeds=\[0.5\], wanted a number of seeds"),
             ({"seeds": [-1]}, r"seeds=\[-1\], wanted ints from 0"),
             ({"seeds": [2**31]}, r"seeds=\[2147483648\], wanted ints from 0"),
             ({"trials": 0}, "trials=0, wanted at least 1"),
@@ -442,12 +434,12 @@ class TestErrors:
             ({"keep": "none"}, "keep='none', wanted one of best, all"),
             ({"chunk": 1.5}, "chunk=1.5, wanted a positive int"),
             ({"mesh": 8}, "mesh=8, wanted a jax.sharding.Mesh"),
-            ({"halving": 1}, "halving=1, wanted 2 at least, and at most the 5 trials"),
-            ({"halving": 6}, "halving=6, wanted 2 at least, and at most the 5 trials"),
+            ({"halving": 1}, "halving=1, wanted at least 2, and at most the 5 trials"),
+            ({"halving": 6}, "halving=6, wanted at least 2, and at most the 5 trials"),
             ({"halving": 2, "histories": True}, "histories=True with halving"),
             (
                 {"score": "speed"},
-                "score='speed', of which it is not known whether more is better; give maximize=",
+                "score='speed', and its name does not say whether more is better, wanted maximize= too",
             ),
             (
                 {"score": "valid_accuracy"},
@@ -502,8 +494,9 @@ def test_learning_a_learning_rate() -> None:
         history = run(jax.random.key(0), DATA, {"learning_rate": jnp.exp(log_rate)}).history
         return history["valid_loss"][-1]
 
-    value_and_grad, h = jax.jit(jax.value_and_grad(valid_loss)), 1e-5
-    at = jnp.log(0.03)
+    compiled, h = jax.jit(jax.value_and_grad(valid_loss)), 1e-5
+    value_and_grad = lambda at: jax.device_get(compiled(at))  # noqa: E731
+    at = np.log(0.03)
     losses = []
     for _ in range(5):
         value, slope = value_and_grad(at)
@@ -554,9 +547,7 @@ class TestPictures:
 
     def test_without_matplotlib(self, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(
-            ImportError, match=r"pictures need matplotlib, .* pip install 'fnnet\[experiments\]'"
-        ):
+        with pytest.raises(ImportError, match=r"pictures need matplotlib, .* pip install matplotlib"):
             plots.sensitivity(whole, tmp_path / "picture.png")
 
 
@@ -582,6 +573,7 @@ assert got.rungs.tolist() == halved.rungs.tolist()
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does() -> None:
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     root = Path(__file__).parents[3]
@@ -595,3 +587,29 @@ def test_eight_devices_compute_what_one_does() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+class TestReprs:
+    def test_a_sweep_is_a_few_lines(self, whole: Any) -> None:
+        best = whole.best
+        lines = repr(whole).splitlines()
+        assert lines[0] == "Sweep("
+        assert lines[1:4] == [
+            "    trials: 5, each with 2 seeds",
+            "    hparams: learning_rate",
+            f"    best: trial {best.trial}, learning_rate={best.hparams['learning_rate']}",
+        ]
+        assert lines[5:] == [
+            "    diverged: 2 of 10 runs",
+            "    mapping: vmap, fast for this network on a cpu; 5 trials per call",
+            ")",
+        ]
+        assert max(map(len, lines)) < 100
+        assert f"trial: {best.trial}" in repr(best)
+        assert "params: 1 array, 6 numbers" in repr(best)
+
+    def test_of_shapes_and_of_large_arrays(self, whole: Any) -> None:
+        assert "scores: float32[5,2]" in repr(whole._replace(scores=jax.ShapeDtypeStruct((5, 2), np.float32)))
+        arrays = whole._replace(hparams={"rates": np.ones((5, 1000))})
+        assert "rates=float64[1000]" in repr(arrays)
+        assert "rates=float64[1000]" in repr(arrays.best)

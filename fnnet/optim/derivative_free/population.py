@@ -1,0 +1,29 @@
+"""Where random points come from: the key of a method, and its first population."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fnnet.optim.hyperparameters import times
+
+Seed = int | jax.Array
+
+
+def as_key(seed: Seed) -> chex.PRNGKey:
+    """A key from an int, which may be a tracer. A key of either kind is returned as it is.
+
+    An int gives the raw kind, uint32[2], so that the state holds plain arrays only. The key is copied, because the
+    state may be donated.
+    """
+    return jax.random.PRNGKey(seed) if jnp.ndim(seed) == 0 and not _is_key(seed) else jnp.copy(seed)
+
+
+def _is_key(seed: Seed) -> bool:
+    return isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
+
+
+def draw_population(key: chex.PRNGKey, theta: jax.Array, members: int, sigma: ArrayLike) -> jax.Array:
+    """float[members, n]: theta itself first, then points drawn from N(theta, sigma^2)."""
+    around = jax.random.normal(key, (members, theta.size), theta.dtype).at[0].set(0)
+    return theta[None, :] + times(sigma, around)

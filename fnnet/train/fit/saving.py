@@ -1,0 +1,172 @@
+"""Checkpoints of `fit`: when one is due, what it holds, and how a run resumes from it."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnnet.train import checkpoint
+from fnnet.train.devices.processes import all_gather
+from fnnet.train.fit.fit_run import FitRun
+from fnnet.train.fit.journal import Journal
+from fnnet.train.fit.results import Best
+from fnnet.train.fit.settings import Plan, Settings
+from fnnet.train.fit.source import Source
+from fnnet.train.history import for_json, from_json, join_chunks
+
+SAVING_SHARE = 0.01  # of the time, for checkpoints, where it is not said how often to save
+
+
+def checkpoint_due(
+    step: int, checkpoint_every: int | None, *, unsaved_seconds: float, saving_seconds: float
+) -> bool:
+    """Whether it is time for a checkpoint.
+
+    Args:
+        step: steps taken.
+        checkpoint_every: steps from one checkpoint to the next; None: as often as saving takes `SAVING_SHARE` of the
+            time.
+        unsaved_seconds: since the last checkpoint.
+        saving_seconds: that the last checkpoint took.
+    """
+    if checkpoint_every:
+        return step % checkpoint_every == 0
+    return unsaved_seconds * SAVING_SHARE > saving_seconds
+
+
+def checkpoints_of(folder: Path) -> Path:
+    """Where the checkpoints of a run's folder are."""
+    return folder / "checkpoints"
+
+
+def run_identity(settings: Settings, plan: Plan, source: Source) -> dict[str, Any]:
+    """What must be the same where a run resumes, for JSON: data, key, and what changes the numbers in the history."""
+    return source.identity | {
+        "key": np.asarray(jax.random.key_data(settings.keys.init)).tolist(),
+        "accumulate": int(settings.accumulate),
+        "not_finite": settings.not_finite,
+        "measures": [
+            "loss",
+            *settings.metrics,
+            *(["penalty"] if settings.penalty else []),
+            *(["gradient_norm"] if settings.measures_gradient_norm else []),
+        ],
+        "monitor": [plan.monitor, plan.maximize] if settings.keeps_best else None,
+    }
+
+
+def has_checkpoint(folder: Path, resume: bool | str) -> bool:
+    """Whether the folder has a checkpoint to resume from.
+
+    Raises:
+        CheckpointError: it has one, and resume is False; it has none, and resume is True or there is a history.
+    """
+    checkpoints = checkpoints_of(folder)
+    found = checkpoint.steps(checkpoints)
+    if np.ptp(all_gather([found[-1] if found else -1])):
+        raise checkpoint.CheckpointError(
+            f"fit: not all processes see the same checkpoints in {checkpoints}: wanted a folder that all of them see"
+        )
+    if found and resume is False:
+        raise checkpoint.CheckpointError(
+            f"fit: {checkpoints} has a checkpoint of step {found[-1]}: pass resume=True to resume from it, or another "
+            "folder"
+        )
+    if resume is True and not found:
+        raise checkpoint.CheckpointError(f"fit: resume=True, but {checkpoints} has no checkpoint")
+    history = folder / "history.jsonl"
+    if not found and history.is_file() and history.stat().st_size:
+        raise checkpoint.CheckpointError(
+            f"fit: {history} has the lines of a run, but {checkpoints} has no checkpoint to resume from: bring it "
+            "back, or pass another folder"
+        )
+    return bool(found)
+
+
+def save_run(folder: Path, run: FitRun, identity: Mapping[str, Any], source: Source) -> None:
+    """Writes a checkpoint of the run as it is now, unless there is one of this step."""
+    journal, began = run.journal, time.perf_counter()
+    run.pace.unsaved_seconds = 0.0
+    if run.step in checkpoint.steps(checkpoints_of(folder)):
+        return
+    history, best = join_chunks(journal.chunks), journal.best
+    arrays = {
+        "loop": run.loop,
+        "best": None if best is None else (best.params, best.state),
+        "plateau": journal.plateau,
+        "history": history,
+    }
+    about = {
+        "settings": identity,
+        "position": source.position(),
+        "rows": [for_json(row) for row in journal.rows],
+        "steps": {name: [len(values), str(values.dtype)] for name, values in history.items()},
+        "best": None if best is None else {"step": best.step, "value": for_json(best.value)},
+        "waited": journal.since_best,
+        "seconds": journal.seconds,
+        "stopped": journal.stopped,
+    }
+    checkpoint.save(checkpoints_of(folder), run.step, arrays, about)
+    run.pace.saving_seconds = time.perf_counter() - began
+
+
+def restore_run(
+    folder: Path, shapes: Any, plateau: Any, identity: Mapping[str, Any], source: Source, keeps_best: bool
+) -> FitRun:
+    """The run of the folder's last checkpoint. The source goes to its position in the data.
+
+    Args:
+        folder: of the run.
+        shapes: of the `LoopState`, with shardings.
+        plateau: state of reduce_on_plateau before the first evaluation.
+        identity: see `run_identity`.
+        source: of the batches.
+        keeps_best: whether to restore the best evaluation.
+
+    Raises:
+        CheckpointError: it is of another run, or damaged.
+    """
+    checkpoints = checkpoints_of(folder)
+
+    def shapes_of(about: Mapping[str, Any]) -> Any:
+        saved = about.get("settings") or {}
+        if saved != identity:
+            differences = [
+                f"{name} was {saved.get(name)}, and is {identity[name]}"
+                for name in identity
+                if saved.get(name) != identity[name]
+            ]
+            raise checkpoint.CheckpointError(
+                f"fit: {checkpoints} is of another run: {'; '.join(differences)}"
+            )
+        history = {name: np.empty(n, dtype) for name, (n, dtype) in about["steps"].items()}
+        best = None if about["best"] is None else (shapes.now.params, shapes.now.state)
+        return {"loop": shapes, "best": best, "plateau": plateau, "history": history}
+
+    try:
+        restored, about = checkpoint.restore(checkpoints, shapes_of)
+    except checkpoint.CheckpointError as error:
+        error.add_note(
+            f"fit resumes from the last checkpoint: for an earlier one, move later ones out of {checkpoints}"
+        )
+        raise
+    journal = Journal(
+        rows=from_json(about["rows"]),
+        since_best=about["waited"],
+        plateau=restored["plateau"],
+        seconds=about["seconds"],
+        stopped=about["stopped"],
+    )
+    evaluated = journal.rows[-1]["step"] if journal.rows else 0
+    if history := restored["history"]:  # empty at step 0
+        journal.chunks = [{name: values[:evaluated] for name, values in history.items()}]
+        journal.chunks += [{name: values[evaluated:] for name, values in history.items()}]
+        journal.evaluated_chunks = 1
+    if about["best"] is not None and keeps_best:
+        journal.best = Best(about["best"]["step"], from_json(about["best"]["value"]), *restored["best"])
+    source.seek(about["position"])
+    loop = restored["loop"]
+    return FitRun(loop, journal, step=int(loop.now.step))

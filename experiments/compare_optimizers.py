@@ -24,7 +24,7 @@ from experiments.comparison.ladder import run as ladder
 from experiments.comparison.ladder.problems import PROBLEMS
 from experiments.comparison.ladder.search_spaces import tunable_optimizers
 from experiments.comparison.twins import report
-from experiments.comparison.twins.measure import measure
+from experiments.comparison.twins.measure import measure_all
 from experiments.comparison.twins.results import is_equal, row, terminal_table
 from experiments.compilation_cache import use_compilation_cache
 from experiments.results_folder import complete_folder
@@ -185,8 +185,7 @@ def compare_with_twins(console: Console, config: Config) -> None:
         name: getattr(config, name) for name in ("learning_rates", "seeds", "steps", "batch_size")
     }
     with progress_on(console) as progress:
-        progress.add_task("starting", total=4 * len(config.optimizers))
-        results = [measure(name, net, data, progress, **sizes) for name in config.optimizers]
+        results = measure_all(config.optimizers, net, data, progress, **sizes)
 
     rows = [row(result) for result in results]
     title = f"{config.model} on {config.data}, {config.seeds} seeds, {config.steps} steps"

@@ -104,8 +104,9 @@ def log_axis(ax: Axes, values: np.ndarray) -> None:
     values = values[np.isfinite(values)]
     above = np.clip(values[values > 0], 1e-12, 1e4)  # values above 1e4 have diverged and leave the axis
     low, high = (above.min(), above.max()) if above.size else (1.0, 1.0)
-    if high < 4 * low:
-        low, high = low / 2, 2 * high
+    if high < 2.25 * low:  # together with the margins of 1.5 below, room for two ticks
+        middle = float(np.sqrt(low * high))
+        low, high = middle / 1.5, middle * 1.5
     zero = bool((values == 0).any())
     if zero:
         ax.set_yscale("symlog", linthresh=low, linscale=0.5)
@@ -115,22 +116,24 @@ def log_axis(ax: Axes, values: np.ndarray) -> None:
     ax.set_ylim(-low / 5 if zero else low / 1.5, high * 1.5)
 
 
-def set_log_ticks(axis: Axis, low: float, high: float, *, zero: bool = False) -> None:
-    """Two to six labelled ticks from low to high, without minor ticks."""
-    ticks = log_ticks(low, high)
+def set_log_ticks(axis: Axis, low: float, high: float, *, zero: bool = False, most: int = 6) -> None:
+    """At most `most` labelled ticks from low to high, without minor ticks."""
+    ticks = log_ticks(low, high, most)
     axis.set_major_locator(FixedLocator([0.0, *ticks] if zero else ticks))
     axis.set_major_formatter(FixedFormatter([*(["0"] if zero else []), *map(_tick_label, ticks)]))
     axis.set_minor_locator(NullLocator())
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten from low to high, fewer where the range is long, and 2 and 5 between them where it is short."""
-    decades = np.log10(high / low)
-    digits: tuple[int, ...] = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.2 else (1,)
-    every = max(1, int(np.ceil(decades / 5)))
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """The closest of these that are at most `most`: 1, 2 and 5 of each decade, 1 and 3, 1, or every n-th decade's 1."""
     first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-    ticks = [float(f"{d}e{e}") for e in range(first, last + 1) if e % every == 0 for d in digits]
-    return [t for t in ticks if low <= t <= high]
+    spacings = [((1, 2, 5), 1), ((1, 3), 1), *(((1,), every) for every in range(1, last - first + 2))]
+    for digits, every in spacings:
+        ticks = [float(f"{d}e{e}") for e in range(first, last + 1) if e % every == 0 for d in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= most:
+            break
+    return ticks
 
 
 def _tick_label(x: float) -> str:

@@ -1,6 +1,6 @@
 """Pictures of optimizers on a function of two numbers: its contours, a path over them, and the race film."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -19,6 +20,7 @@ from experiments.plotting import BLACK, BLUE, OTHER, STYLE, WIDTH, legend_of, sp
 
 START: dict[str, Any] = {"ls": "", "marker": "s", "ms": 5, "color": BLACK}
 MINIMUM: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9, "color": BLACK}
+SHADE_COLOURS = ("#9FABB5", "#B3BDC5", "#C7CFD5", "#DADFE4", "#ECEFF1")
 SHADES = "Each shade is a factor of ten in f; darker is lower."
 
 
@@ -36,9 +38,8 @@ def contours(ax: Axes, surface: Surface) -> None:
     left, right, bottom, top = surface.box
     x, y = np.meshgrid(np.linspace(left, right, 121), np.linspace(bottom, top, 121))
     f = np.asarray(jax.vmap(jax.vmap(surface.f))(jnp.stack([x, y], axis=-1)))
-    shades = ("#9FABB5", "#B3BDC5", "#C7CFD5", "#DADFE4", "#ECEFF1")
     bounds = [0.0, *10.0 ** (np.ceil(np.log10(f.max())) - np.arange(4, 0, -1)), max(2 * f.max(), 1)]
-    ax.contourf(x, y, f, levels=bounds, colors=shades, zorder=-2)
+    ax.contourf(x, y, f, levels=bounds, colors=SHADE_COLOURS, zorder=-2)
     ax.set_rasterization_zorder(-1)  # as vector shapes they would take half a megabyte
     ax.set(xlim=(left, right), ylim=(bottom, top))
     ax.grid(False)
@@ -69,6 +70,20 @@ def clipped(surface: Surface, path: np.ndarray) -> np.ndarray:
     left, right, bottom, top = surface.box
     near = np.abs(path - [(left + right) / 2, (bottom + top) / 2]) <= 3 * (right - left)
     return np.where(near.all(axis=1)[:, None], path.astype(float), np.nan)
+
+
+def _palette(colours: Sequence[str]) -> Image.Image:
+    """Greys, and each colour in five strengths: a palette taken from a frame would lose the thin lines' colours."""
+    greys = [(i, i, i) for i in range(0, 256, 5)]
+    shades = [tuple(int(255 * part) for part in to_rgb(shade)) for shade in SHADE_COLOURS]
+    lines = [
+        tuple(int(255 * (1 - strength * (1 - part))) for part in to_rgb(colour))
+        for colour in dict.fromkeys(colours)
+        for strength in (1, 0.8, 0.6, 0.4, 0.2)
+    ]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for entry in (*greys, *shades, *lines) for part in entry])
+    return palette
 
 
 def race_film(
@@ -113,7 +128,7 @@ def race_film(
             ax.set_title(f"{moment} {unit}")
             canvas.draw()
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    palette = frames[-1].quantize(128)
+    palette = _palette([style["color"] for style in styles.values()])
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [*[100] * (len(flat) - 1), 2000]  # ms; the last frame stays
     flat[0].save(file, save_all=True, append_images=flat[1:], duration=durations, loop=0)

@@ -113,7 +113,7 @@ def sensitivity(outcomes: Sequence[Outcome]) -> tuple[Figure, str]:
             ax.plot(x[best], max(median[best], floor), **RING)
         ax.set_xscale("log")
         ax.set_xlim(x[0] / 1.5, x[-1] * 1.5)
-        set_log_ticks(ax.xaxis, x[0] / 1.5, x[-1] * 1.5)
+        set_log_ticks(ax.xaxis, x[0] / 1.5, x[-1] * 1.5, most=4)
         log_axis(ax, np.maximum(finite, floor))
         diverged = x[np.isinf(median)]
         ax.plot(diverged, np.full(len(diverged), 0.93), transform=ax.get_xaxis_transform(), **CROSS)

@@ -1,21 +1,21 @@
 """Everything that is measured for one optimizer beside its optax twin: training runs, times, paths on the banana."""
 
-import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 from rich.progress import Progress
 
 import fnnet as fn
 from experiments.comparison.twins.results import Result
 from experiments.comparison.twins.twin_run import make_twin_run, surface_paths
 from experiments.compilation_cache import without_compilation_cache
-from experiments.timing import compile_time, interleaved
+from experiments.timing import compile_time, in_turn, interleaved
 
 
-def measure(
-    name: str,
+def measure_all(
+    names: Sequence[str],
     net: fn.Layer,
     data: fn.data.Dataset,
     progress: Progress,
@@ -24,10 +24,34 @@ def measure(
     seeds: int,
     steps: int,
     batch_size: int,
-) -> Result:
-    """One optimizer, in the four stages that the progress bar counts."""
-    twin = fn.optim.TWINS[name]
+) -> list[Result]:
+    """One result per optimizer, with a progress bar."""
     rates = np.array(sorted(learning_rates), np.float32)
+    bar = progress.add_task("starting", total=4 * len(names) + 1)
+    results = [
+        _measure(name, net, data, progress, rates=rates, seeds=seeds, steps=steps, batch_size=batch_size)
+        for name in names
+    ]
+    progress.update(bar, description="timing one step of each optimizer")
+    batch = {k: np.asarray(v[:batch_size]) for k, v in data.train.items()}
+    seconds = step_seconds(names, net, batch, float(rates[0]))
+    progress.advance(bar)
+    return [result._replace(step_seconds=seconds[result.name]) for result in results]
+
+
+def _measure(
+    name: str,
+    net: fn.Layer,
+    data: fn.data.Dataset,
+    progress: Progress,
+    *,
+    rates: np.ndarray,
+    seeds: int,
+    steps: int,
+    batch_size: int,
+) -> Result:
+    """One optimizer in four stages, all but the seconds of a step."""
+    twin = fn.optim.TWINS[name]
     keys = jax.vmap(jax.random.key)(np.arange(seeds))
     bar = progress.task_ids[0]
 
@@ -52,17 +76,15 @@ def measure(
     trained = jax.tree.map(np.asarray, program(keys, data, rates))
     progress.advance(bar)
 
-    show("timing one update and one step")
+    show("timing one update")
     optimizers = [make(learning_rate=float(rates[0])) for make in twin]
-    batch = {k: np.asarray(v[:batch_size]) for k, v in data.train.items()}
-    state = jax.jit(lambda key: fn.train.start(net, optimizers[0], key, batch["x"]))(keys[0])
-    args = [(state.params, optimizer.init(state.params), state.params) for optimizer in optimizers]
+    params, _ = jax.jit(net.init)(keys[0], np.asarray(data.train["x"][:1]))
+    args = [(params, optimizer.init(params), params) for optimizer in optimizers]
     with without_compilation_cache():
         (ours, ours_seconds), (baseline, baseline_seconds) = (
             compile_time(optimizer.update, *a) for optimizer, a in zip(optimizers, args, strict=True)
         )
     update = interleaved(ours, baseline, args, pairs=200, calls=20)
-    step = step_seconds(net, optimizers[0], state, batch)
     progress.advance(bar)
 
     show("descending the banana function")
@@ -74,7 +96,7 @@ def measure(
         tuple(range(seeds)),
         trained,
         update,
-        step,
+        np.nan,
         ours_seconds,
         baseline_seconds,
         paths,
@@ -82,26 +104,23 @@ def measure(
 
 
 def step_seconds(
-    net: fn.Layer,
-    optimizer: optax.GradientTransformationExtraArgs,
-    state: fn.train.TrainState,
-    batch: dict[str, np.ndarray],
-) -> float:
-    """Seconds of one training step of one network: gradient and update, in a compiled loop of 20 steps.
+    names: Sequence[str], net: fn.Layer, batch: dict[str, np.ndarray], rate: float
+) -> dict[str, float]:
+    """Seconds of one training step of one network with each optimizer: gradient and update, in a compiled loop.
 
-    The median of 15 measurements, or of as many as fit into two seconds.
+    The optimizers take turns, so that a busy machine slows all of them; medians of 11 turns of 20 steps.
     """
-    step = fn.train.make_step(net, fn.losses.softmax_cross_entropy, optimizer)
 
-    @jax.jit
-    def loop(state: fn.train.TrainState) -> fn.train.TrainState:
-        return jax.lax.fori_loop(0, 20, lambda i, now: step(now, batch, jax.random.key(i))[0], state)
+    def loop_of(name: str) -> Callable[[], Any]:
+        optimizer = fn.optim.TWINS[name].ours(learning_rate=rate)
+        step = fn.train.make_step(net, fn.losses.softmax_cross_entropy, optimizer)
 
-    jax.block_until_ready(loop(state))
-    measured: list[float] = []
-    began = time.perf_counter()
-    while not measured or (len(measured) < 15 and time.perf_counter() - began < 2):
-        start = time.perf_counter()
-        jax.block_until_ready(loop(state))
-        measured.append((time.perf_counter() - start) / 20)
-    return float(np.median(measured))
+        @jax.jit
+        def loop(state: fn.train.TrainState) -> fn.train.TrainState:
+            return jax.lax.fori_loop(0, 20, lambda i, now: step(now, batch, jax.random.key(i))[0], state)
+
+        state = jax.jit(lambda key: fn.train.start(net, optimizer, key, batch["x"]))(jax.random.key(0))
+        return lambda: jax.block_until_ready(loop(state))
+
+    turns = in_turn({name: loop_of(name) for name in names}, rounds=11, warm_up=1)
+    return {name: float(np.median(seconds)) / 20 for name, seconds in turns.items()}

@@ -120,7 +120,7 @@ def steps_and_seconds_to_target(times: Sequence[TimeToTarget], target: float) ->
         if high < 4 * low:
             low, high = low / 1.5, high * 1.5
         ax.set(xscale="log", xlim=(low, high), xlabel=label)
-        set_log_ticks(ax.xaxis, low, high)
+        set_log_ticks(ax.xaxis, low, high, most=3)
     axes[0].set_yticks(range(len(times)), [time.name for time in times])
     axes[0].set_ylim(len(times) - 0.5, -0.5)
     for ax in axes:

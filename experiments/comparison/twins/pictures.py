@@ -152,7 +152,7 @@ def learning_rates(results: Sequence[Result]) -> tuple[Figure, str]:
         ax.plot(diverged, np.full(len(diverged), 0.93), transform=ax.get_xaxis_transform(), **cross)
         ax.set_title(f"{result.name}\nbest at {rates[best]:.2g}")
         ax.set(xscale="log", xlim=(rates[0] / 1.5, rates[-1] * 1.5))
-        set_log_ticks(ax.xaxis, rates[0] / 1.5, rates[-1] * 1.5)
+        set_log_ticks(ax.xaxis, rates[0] / 1.5, rates[-1] * 1.5, most=4)
         within[result.name] = -float(np.sum(median <= 2 * median[best]))
     for ax in axes[::2]:
         ax.set_ylabel("error, %")

@@ -126,7 +126,7 @@ def summary(config: Mapping[str, Any], results: Sequence[Result]) -> str:
         f"Each optimizer of fnnet trained the model {config['model']} on {config['data']}. Its twin in optax trained "
         f"beside it, from the same weights and on the same batches of {count(config['batch_size'], 'example')}: "
         f"{count(steps, 'step')}, {count(rates, 'learning rate')}, {count(seeds, 'seed')}, "
-        f"{2 * rates * seeds * len(results)} networks in total. For each optimizer, the best rate is the one with the "
+        f"{2 * rates * seeds * len(results):,} networks in total. The best rate of an optimizer is the one with the "
         "highest accuracy on the validation part at the end. The table shows its accuracy on the test part."
     )
 

@@ -11,11 +11,12 @@ import numpy as np
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer
+from fnnet.layer import Layer, printable
 from fnnet.layers.convolution.window import Pads, PerAxis, check_arguments, per_axis, spatial_axes
 from fnnet.layers.without_params import without_params
 
 
+@printable
 def upsample(factor: PerAxis, *, method: Literal["nearest", "linear"] = "nearest") -> Layer:
     """Upsampling by an integer factor.
 
@@ -67,6 +68,7 @@ def upsample(factor: PerAxis, *, method: Literal["nearest", "linear"] = "nearest
     return without_params("upsample", factors, nearest if method == "nearest" else linear)
 
 
+@printable
 def pad(
     widths: int | Sequence[tuple[int, int]],
     *,
@@ -111,6 +113,7 @@ def pad(
     return without_params("pad", pads, extend)
 
 
+@printable
 def space_to_depth(block: PerAxis) -> Layer:
     """Moves blocks of pixels into the channels; `depth_to_space` is the inverse.
 
@@ -159,6 +162,7 @@ def space_to_depth(block: PerAxis) -> Layer:
     return without_params("space_to_depth", blocks, rearrange)
 
 
+@printable
 def depth_to_space(block: PerAxis) -> Layer:
     """Moves channels into blocks of pixels, the last step of a sub-pixel convolution; undoes `space_to_depth`.
 

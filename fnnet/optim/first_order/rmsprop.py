@@ -76,7 +76,7 @@ def rmsprop(
     Example:
         >>> optimizer = fn.optim.rmsprop(0.1, decay=0.0, eps=0.0)
         >>> params = jnp.array([1.0, 1.0])
-        >>> updates, state = optimizer.update(jnp.array([100.0, -0.1]), optimizer.init(params))
+        >>> updates, state = optimizer.update(jnp.array([100.0, -1.0]), optimizer.init(params))
         >>> updates
         Array([-0.1,  0.1], dtype=float32)
     """

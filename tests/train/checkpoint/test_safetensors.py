@@ -142,7 +142,7 @@ def test_what_does_not_fit(tmp_path):
         ),
         (
             jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree),
-            r"dense_0/b is float32\[3\] there, .* and 1 more",
+            r"dense_0/b is float32\[3\], wanted bfloat16\[3\], .* and 1 more",
         ),
     ):
         with pytest.raises(ValueError, match=rf"{path} does not fit: .*{message}"):

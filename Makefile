@@ -8,7 +8,8 @@ VENV ?= .venv
 READY = $(VENV)/.ready
 WORKERS ?= auto
 # Tests whose outcome depends on LLVM's optimizations, which the rest leaves out to save time (conftest.py).
-OPTIMIZED = tests/test_jaxlib.py tests/optim/test_optimizer_parity.py
+OPTIMIZED = tests/test_jaxlib.py tests/optim/test_optimizer_parity.py tests/optim/first_order/test_layerwise_forms.py \
+	tests/optim/second_order/test_lbfgs.py tests/optim/transforms/test_parts.py
 
 .PHONY: run test test-all lint clean
 

@@ -107,4 +107,7 @@ def equal(got: Any, wanted: Any) -> None:
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
         place = jax.tree_util.keystr(path)
         assert (np.shape(a), dtype_of(a)) == (np.shape(b), dtype_of(b)), place
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=place)
+        a, b = (
+            np.asarray(x).astype(np.float64) if is_floating(x) else np.asarray(x) for x in (a, b)
+        )  # exactly
+        np.testing.assert_array_equal(a, b, err_msg=place)

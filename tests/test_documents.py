@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import fnnet as fn
@@ -22,7 +23,8 @@ BLOCKS = [
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_runs(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block, "<documentation>", "exec"), {"__name__": "__main__"})
+    with jax.numpy_rank_promotion("allow"):  # as in users' own code
+        exec(compile(block, "<documentation>", "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -115,8 +115,8 @@ def test_params():
     assert state == {}
     assert abs(np.mean(params["w"])) < 4 / np.sqrt(6000)
     np.testing.assert_allclose(np.std(params["w"]), 1, rtol=0.05)
-    ones, _ = jax.jit(fn.embed(2, 3, w_init=fn.initializers.ones).init)(jax.random.key(0), zeros(1, int))
-    np.testing.assert_array_equal(ones["w"], np.ones((2, 3)))
+    filled, _ = jax.jit(fn.embed(2, 3, w_init=fn.initializers.ones).init)(jax.random.key(0), zeros(1, int))
+    np.testing.assert_array_equal(filled["w"], np.ones((2, 3)))
     half = {"w": ones((2, 3), jnp.bfloat16)}
     assert fn.embed(2, 3)(half, array([1])).dtype == jnp.bfloat16
 

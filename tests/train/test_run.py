@@ -378,7 +378,7 @@ class TestContinuing:
 
     def test_many_at_once(self) -> None:
         """The epoch is sorted at its beginning alone, where the step is not mapped."""
-        half, whole = run_of(steps=3), run_of(steps=6)
+        half, whole = self.runs()
         keys, data = jax.random.split(key(7), 2), {"train": regression()}
         first = jit(jax.vmap(half, (0, None, None)))(keys, data, RATE)
         assert first.step.tolist() == [3, 3]

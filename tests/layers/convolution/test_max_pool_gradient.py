@@ -86,7 +86,7 @@ def test_of_equal_elements_the_first_gets_the_gradient(case):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_and_nan(dtype):
-    x = array([1.0, jnp.nan, 3.0, 2.0, 5.0, 4.0], dtype).reshape(1, 6, 1)
+    x = jnp.asarray(array([1.0, jnp.nan, 3.0, 2.0, 5.0, 4.0], dtype).reshape(1, 6, 1))
     y, dy = jax.jvp(lambda x: window_max(x, (2,), (2,), ((0, 0),)), (x,), (x,))
     assert y.dtype == dy.dtype == dtype
     np.testing.assert_array_equal(y.ravel().astype(float), [np.nan, 3, 5])

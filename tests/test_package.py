@@ -19,6 +19,7 @@ def python(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_import_loads_nothing_but_the_dependencies() -> None:
     """It costs at most 0.2 s over jax, optax and chex. Extras, and what few calls need, are imported when called."""
     before, after = (
@@ -36,6 +37,7 @@ def test_import_loads_nothing_but_the_dependencies() -> None:
     assert not {"fnnet.data", "fnnet.metrics", "fnnet.optim", "fnnet.train"} & added
 
 
+@pytest.mark.slow
 def test_parts_are_imported_when_they_are_used() -> None:
     code = "import sys, fnnet as fn; fn.optim.adam; print(*(n in sys.modules for n in ('fnnet.optim', 'fnnet.train')))"
     assert python(code).split() == ["True", "False"]
@@ -44,6 +46,7 @@ def test_parts_are_imported_when_they_are_used() -> None:
         fn.optimizers  # noqa: B018
 
 
+@pytest.mark.slow
 def test_import_starts_no_backend() -> None:
     """Which device there is, is asked at the first computation, so that it can still be configured."""
     code = "import fnnet; from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
@@ -66,6 +69,7 @@ def test_what_needs_an_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None
         fn.data.digits()
 
 
+@pytest.mark.slow
 def test_an_experiment_without_its_extra_says_which() -> None:
     code = "import sys; sys.modules['tyro'] = None; import experiments.compare_optimizers"
     failed = subprocess.run(

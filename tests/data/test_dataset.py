@@ -212,6 +212,7 @@ def test_a_data_set_is_a_pytree():
     np.testing.assert_array_equal(doubled.valid["x"], 2 * dataset.valid["x"])
 
 
+@pytest.mark.slow
 def test_importing_the_data_sets_loads_nothing_heavy():
     code = (
         "import sys, chex, jax, optax; before = set(sys.modules); import fnnet.data; "

@@ -111,6 +111,7 @@ def test_only_a_batch_is_in_memory(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "data" / "x.npy")[::250, 0], np.arange(64))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_no_folder(tmp_path):
     code = """
 import os, signal, sys

@@ -218,6 +218,7 @@ def test_the_end_is_a_position():
     assert labels(longer) == labels(data.stream(EXAMPLES, 5, epochs=2))[4:]
 
 
+@pytest.mark.slow
 def test_another_process_goes_on(folder):
     batches = iter(data.stream(data.open_arrays(folder), 5, seed=7))
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""A file is there in full or not at all."""
+"""A file is complete or not there at all."""
 
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,8 @@ class TestCommand:
         monkeypatch.setitem(command.PARTS, "failing", Part("failing", 1, {"n": "n"}, stopped))
         with pytest.raises(KeyboardInterrupt):
             command.main(["--out", str(tmp_path)])
+        timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        assert all(timer.finished.is_set() for timer in timers)  # cancelled
         parts = json.loads((tmp_path / report.JSON).read_text())["parts"]
         assert [(part["status"], part["rows"]) for part in parts.values()] == [
             *(("done", [{"n": 1}]), ("running", [{"n": 1}])),

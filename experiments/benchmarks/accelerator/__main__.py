@@ -74,13 +74,15 @@ def main(argv: list[str] | None = None) -> int:
     watchdog = threading.Timer(max(end - MARGIN - time.perf_counter(), 0.1), cut_off, (given.out, results))
     watchdog.daemon = True
     watchdog.start()
-    for i, name in enumerate(waiting):
-        later = [PARTS[other].seconds for other in waiting[i + 1 :]]
-        allowed = share(PARTS[name].seconds, end - MARGIN - time.perf_counter(), later)
-        results["parts"][name] = {"status": "running", "rows": []}
-        measure(PARTS[name], results["parts"][name], allowed, given, results)
-        print(f"\n{report.table(PARTS[name], results['parts'][name])}", flush=True)
-    watchdog.cancel()
+    try:
+        for i, name in enumerate(waiting):
+            later = [PARTS[other].seconds for other in waiting[i + 1 :]]
+            allowed = share(PARTS[name].seconds, end - MARGIN - time.perf_counter(), later)
+            results["parts"][name] = {"status": "running", "rows": []}
+            measure(PARTS[name], results["parts"][name], allowed, given, results)
+            print(f"\n{report.table(PARTS[name], results['parts'][name])}", flush=True)
+    finally:  # else it would end the process later, whatever that does by then
+        watchdog.cancel()
     report.write(given.out, results, PARTS)
     print(f"\n{time.perf_counter() - start:.0f} s; results: {given.out}")
     return int(any(results["parts"][name]["status"] != "done" for name in given.parts))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fnnet import data
+from tests.arrays import equal
 
 grain = pytest.importorskip("grain")
 
@@ -40,13 +41,6 @@ def folder(tmp_path):
 
 def labels(batches, count=None):
     return [batch["y"].tolist() for batch in itertools.islice(batches, count)]
-
-
-def equal(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].dtype == b[name].dtype
-        np.testing.assert_array_equal(a[name], b[name])
 
 
 # The order.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import fnnet as fn
+from tests import arrays
 from tests.arrays import array, ones, params_for, zeros
 
 # name: (shape of x, features, window, keywords)
@@ -116,7 +117,7 @@ def value_and_gradients(f, x, w, dy):
 
 
 def close(got, wanted, tolerance=1e-10):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), got, wanted)
+    arrays.close(got, wanted, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.usefixtures("float64")

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 import fnnet as fn
+from tests import arrays
 from tests.arrays import array, ones
 
-close = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10))
+close = partial(arrays.close, rtol=1e-10, atol=1e-10)
 
 
 def draw(shape, seed=0):

@@ -1,11 +1,15 @@
 """Checks of shapes, dtypes and arguments. Each message says what was given, what was wanted and what to do."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def describe(x: Any) -> str:
@@ -72,14 +76,81 @@ def is_positive(layer: str, name: str, value: Any) -> None:
         raise ValueError(f"{layer}: {name}={value}, wanted at least 1")
 
 
-def between(function: str, name: str, value: Any, low: float, high: float = float("inf")) -> None:
-    """Raises ValueError unless low <= value < high. A tracer passes: it has no value yet."""
-    if isinstance(value, Real) and not low <= float(value) < high:
-        wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high})"
+def number(function: str, name: str, value: Any, interval: str = "(-inf, inf)") -> None:
+    """Raises unless `value` is one real number in an interval. A tracer passes: it has no value yet.
+
+    Numbers are Python's, NumPy's, and arrays without axes. NaN is in no interval, and infinity only in one with a
+    bracket beside it, such as "[0, inf]".
+
+    Args:
+        function: whose argument it is, for the message.
+        name: of the argument.
+        value: of the argument.
+        interval: such as "[0, 1)". A bracket includes the end, a parenthesis excludes it.
+
+    Raises:
+        TypeError: it is no number, or a bool, or several numbers.
+        ValueError: it is outside the interval.
+
+    Example:
+        >>> fn.check.number("huber", "delta", -1, "(0, inf)")
+        Traceback (most recent call last):
+        ...
+        ValueError: huber: delta=-1, wanted more than 0
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: {name}={value}, wanted a number, not a bool")
+    if isinstance(value, jax.Array | np.ndarray):
+        real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        if value.ndim or not real:
+            raise TypeError(f"{function}: {name} is {describe(value)}, wanted one real number")
+    elif not isinstance(value, Real):
+        raise TypeError(f"{function}: {name}={value!r}, wanted a number")
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    x = float(value)
+    above = low <= x if interval[0] == "[" else low < x
+    below = x <= high if interval[-1] == "]" else x < high
+    if not (above and below):
+        if math.isinf(x) and not (math.isfinite(low) and math.isfinite(high)):
+            wanted = "a finite number"
+        elif math.isinf(high):
+            wanted = (
+                "a number"
+                if math.isinf(low)
+                else f"{'at least' if interval[0] == '[' else 'more than'} {low:g}"
+            )
+        else:
+            wanted = f"in {interval}"
         raise ValueError(f"{function}: {name}={value}, wanted {wanted}")
 
 
-def probability(function: str, name: str, value: Any) -> None:
-    """Raises ValueError unless 0 <= value <= 1. A tracer passes: it has no value yet."""
-    if isinstance(value, Real) and not 0 <= float(value) <= 1:
-        raise ValueError(f"{function}: {name}={value}, wanted in [0, 1]")
+def flag(function: str, name: str, value: Any) -> None:
+    """Raises TypeError unless the value is True or False: any other object has a truth value, too."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}: {name}={value!r}, wanted True or False")
+
+
+def one_of(function: str, name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raises ValueError unless the value is one of the choices, and names the one that is spelt alike.
+
+    Example:
+        >>> fn.check.one_of("muon", "preconditioning", "spektral", ("frobenius", "spectral"))
+        Traceback (most recent call last):
+        ...
+        ValueError: muon: preconditioning='spektral', wanted one of 'frobenius', 'spectral'; did you mean 'spectral'?
+    """
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return
+    raise ValueError(
+        f"{function}: {name}={value!r}, wanted one of {', '.join(map(repr, choices))}"
+        + did_you_mean(value, choices)
+    )
+
+
+def did_you_mean(name: Any, known: Iterable[Any]) -> str:
+    """`; did you mean 'adam'?` if a known name is spelt like this one, and otherwise nothing."""
+    texts = [text for text in known if isinstance(text, str)]
+    alike = get_close_matches(name, texts, n=1) if isinstance(name, str) else []
+    return f"; did you mean {alike[0]!r}?" if alike else ""

@@ -1,5 +1,7 @@
 """The messages of the checks."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,12 +102,75 @@ def test_is_positive():
             check.is_positive("dense", "features", value)
 
 
-def test_between():
-    for value in (0, 0.5, np.float32(0.5), np.int64(0)):
-        check.between("dropout", "rate", value, 0, 1)
-    for value in (1, -0.5, np.float32(1), float("nan"), float("inf")):
+def test_number():
+    for value in (0, 0.5, np.float32(0.5), np.int64(0), np.array(0.5), jnp.float32(0.5)):
+        check.number("dropout", "rate", value, "[0, 1)")
+    for value in (
+        1,
+        -0.5,
+        np.float32(1),
+        np.array(1),
+        jnp.float32(-1),
+        math.nan,
+        np.float32("nan"),
+        math.inf,
+    ):
         with pytest.raises(ValueError, match=r"^dropout: rate=.*, wanted in \[0, 1\)$"):
-            check.between("dropout", "rate", value, 0, 1)
-    with pytest.raises(ValueError, match=r"^adam: eps=-1, wanted at least 0$"):
-        check.between("adam", "eps", -1, 0)
-    jax.jit(lambda rate: check.between("dropout", "rate", rate, 0, 1))(2.0)  # no value yet
+            check.number("dropout", "rate", value, "[0, 1)")
+    for value in (
+        True,
+        np.True_,
+        "0.5",
+        None,
+        [0.5],
+        0.5j,
+        np.array([0.5]),
+        jnp.array([0.5]),
+        np.array(0.5j),
+    ):
+        with pytest.raises(TypeError, match=r"^dropout: rate.*, wanted (a|one real) number"):
+            check.number("dropout", "rate", value, "[0, 1)")
+    jax.jit(lambda rate: check.number("dropout", "rate", rate, "[0, 1)"))(2.0)  # no value yet
+
+
+@pytest.mark.parametrize(
+    ("interval", "value", "wanted"),
+    [
+        ("[0, inf)", -1, "at least 0"),
+        ("(0, inf)", 0, "more than 0"),
+        ("[0, inf)", math.nan, "at least 0"),
+        ("[0, inf)", math.inf, "a finite number"),
+        ("(-inf, inf)", math.nan, "a number"),
+        ("(-inf, inf)", -math.inf, "a finite number"),
+        ("[0, inf]", math.nan, "at least 0"),
+        ("[0, 1]", 1.5, r"in \[0, 1\]"),
+        ("(0, 1]", math.inf, r"in \(0, 1\]"),
+    ],
+)
+def test_number_says_what_was_wanted(interval, value, wanted):
+    with pytest.raises(ValueError, match=rf"^f: x={value}, wanted {wanted}$"):
+        check.number("f", "x", value, interval)
+    check.number("f", "x", 1, "[0, inf]")
+    check.number("f", "x", math.inf, "[0, inf]")
+
+
+def test_flag():
+    check.flag("f", "x", True)
+    check.flag("f", "x", False)
+    for value in (1, 0, np.True_, "no", None, jnp.array(True)):
+        with pytest.raises(TypeError, match=r"^f: x=.*, wanted True or False$"):
+            check.flag("f", "x", value)
+
+
+def test_one_of():
+    check.one_of("f", "x", "a", ("a", "b", None))
+    check.one_of("f", "x", None, ("a", "b", None))
+    with pytest.raises(
+        ValueError, match=r"^f: x='spektral', wanted one of 'spectral', 'aol'; did you mean 'spectral'\?$"
+    ):
+        check.one_of("f", "x", "spektral", ("spectral", "aol"))
+    for value in ("q", ["a"], np.array(["a", "b"])):
+        with pytest.raises(ValueError, match=r"wanted one of 'aa', 'b'$"):
+            check.one_of("f", "x", value, ("aa", "b"))
+    with pytest.raises(ValueError, match="wanted one of True, False"):
+        check.one_of("f", "x", 1, (True, False))

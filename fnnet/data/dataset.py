@@ -140,7 +140,7 @@ def _count(examples: Examples) -> int:
 def _sizes(n: int, valid: float, test: float) -> np.ndarray:
     """The number of examples in train, valid and test: the fractions of n, rounded."""
     for name, fraction in (("valid", valid), ("test", test)):
-        check.between("split", name, fraction, 0, 1)
+        check.number("split", name, fraction, "[0, 1)")
         if fraction > 0 and round(fraction * n) == 0:
             raise ValueError(f"split: {name}={fraction} of {n} examples is none; wanted at least one, or 0")
     sizes = np.array([n - round(valid * n) - round(test * n), round(valid * n), round(test * n)])

@@ -178,7 +178,7 @@ def stream(
     for name, value in (("seed", seed), ("prefetch", prefetch)):
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"stream: {name}={value!r}, wanted an int")
-        check.between("stream", name, value, 0)
+        check.number("stream", name, value, "[0, inf)")
     is_pair = isinstance(shard, tuple) and len(shard) == 2 and all(isinstance(i, Integral) for i in shard)
     if not (is_pair and 0 <= shard[0] < shard[1]):
         raise ValueError(f"stream: shard={shard}, wanted (index, count) with 0 <= index < count")

@@ -136,8 +136,8 @@ def blobs(
         check.is_positive("blobs", name, size)
     if n < classes:
         raise ValueError(f"blobs: n={n}, wanted at least one point for each of {classes} classes")
-    check.between("blobs", "spread", spread, 0)
-    check.between("blobs", "box", box, 0)
+    check.number("blobs", "spread", spread, "[0, inf)")
+    check.number("blobs", "box", box, "[0, inf)")
     centre_key, point_key = jax.random.split(key)
     limit = jnp.asarray(box, jnp.float32)
     centres = jax.random.uniform(centre_key, (classes, features), jnp.float32, -limit, limit)
@@ -147,7 +147,7 @@ def blobs(
 
 
 def _add_noise(function: str, x: np.ndarray, noise: chex.Numeric, key: chex.PRNGKey | None) -> jax.Array:
-    check.between(function, "noise", noise, 0)
+    check.number(function, "noise", noise, "[0, inf)")
     exact = jnp.asarray(x, jnp.float32)
     if key is not None:
         return exact + jnp.asarray(noise, jnp.float32) * jax.random.normal(key, x.shape, jnp.float32)

@@ -143,7 +143,7 @@ def drop_connect(layer: Layer, rate: chex.Numeric) -> Layer:
         >>> set(y.ravel().tolist()) <= {0.0, 2.0}
         True
     """
-    check.between("drop_connect", "rate", rate, 0, 1)
+    check.number("drop_connect", "rate", rate, "[0, 1)")
     inner = as_layer(layer)
     place = f"drop_connect[{inner.name!r}]"
 
@@ -179,7 +179,7 @@ def _dropout(
     mask_shape: Callable[[tuple[int, ...]], tuple[int, ...]],
 ) -> Layer:
     """Dropout with one draw for each element of mask_shape(x.shape)."""
-    check.between(name, "rate", rate, 0, 1)
+    check.number(name, "rate", rate, "[0, 1)")
 
     def check_input(x: Any) -> None:
         check.is_floating(name, x)

@@ -38,7 +38,7 @@ def gaussian_dropout(rate: chex.Numeric) -> Layer:
         >>> bool(abs(y.std() - 0.5) < 0.01)
         True
     """
-    check.between("gaussian_dropout", "rate", rate, 0, 1)
+    check.number("gaussian_dropout", "rate", rate, "[0, 1)")
     return _noisy("gaussian_dropout", lambda x, noise: x * (1 + jnp.sqrt(rate / (1 - rate)) * noise))
 
 
@@ -66,7 +66,7 @@ def gaussian_noise(stddev: chex.Numeric) -> Layer:
         >>> bool(abs(y.std() - 0.1) < 0.002)
         True
     """
-    check.between("gaussian_noise", "stddev", stddev, 0)
+    check.number("gaussian_noise", "stddev", stddev, "[0, inf)")
     return _noisy("gaussian_noise", lambda x, noise: x + stddev * noise)
 
 

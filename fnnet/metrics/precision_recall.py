@@ -128,7 +128,7 @@ def _averaged(
 ) -> Metric:
     """A metric that is a fraction of the counts right, guessed and true of each class."""
     check.is_positive(name, "classes", classes)
-    check.probability(name, "zero_division", zero_division)
+    check.number(name, "zero_division", zero_division, "[0, 1]")
     if average not in AVERAGES:
         raise ValueError(f"{name}: average={average!r}, wanted one of {AVERAGES}")
     if average == "binary" and classes != 2:

@@ -52,9 +52,9 @@ def roc_auc(capacity: int, classes: int = 2) -> Metric:
         Array(0.75, dtype=float32)
     """
     check.is_positive("roc_auc", "capacity", capacity)
-    check.between("roc_auc", "capacity", capacity, 1, 2**30)
+    check.number("roc_auc", "capacity", capacity, f"[1, {2**30})")
     check.is_positive("roc_auc", "classes", classes)
-    check.between("roc_auc", "classes", classes, 2)
+    check.number("roc_auc", "classes", classes, "[2, inf)")
     columns = 1 if classes == 2 else classes
 
     def init() -> RocAucTotals:

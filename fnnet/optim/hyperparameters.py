@@ -14,16 +14,17 @@ Schedule: TypeAlias = Callable[[Any], ArrayLike]
 ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
-def check_number_or_schedule(optimizer: str, name: str, value: Any) -> None:
-    """Raises TypeError if the value is neither a number nor a schedule."""
+def check_number_or_schedule(optimizer: str, name: str, value: Any, interval: str = "(-inf, inf)") -> None:
+    """Raises TypeError or ValueError unless the value is a number in the interval or a schedule."""
     if value is None or isinstance(value, str):
         raise TypeError(f"{optimizer}: {name}={value!r}, wanted a number or a schedule: step -> number")
+    if not callable(value):
+        check.number(optimizer, name, value, interval)
 
 
 def check_learning_rate(optimizer: str, learning_rate: Any) -> None:
     """Raises TypeError or ValueError unless the learning rate is a number, 0 or more, or a schedule."""
-    check_number_or_schedule(optimizer, "learning_rate", learning_rate)
-    check.between(optimizer, "learning_rate", learning_rate, 0)
+    check_number_or_schedule(optimizer, "learning_rate", learning_rate, "[0, inf)")
 
 
 def at_step(value: ScalarOrSchedule, step: jax.Array | None) -> Any:

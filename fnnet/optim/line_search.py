@@ -95,8 +95,8 @@ def backtracking(
         >>> float(found.step), bool(found.found), int(found.evaluations.values)
         (0.25, True, 3)
     """
-    check.between("backtracking", "c1", c1, 0, 1)
-    check.between("backtracking", "shrink", shrink, 0, 1)
+    check.number("backtracking", "c1", c1, "[0, 1)")
+    check.number("backtracking", "shrink", shrink, "[0, 1)")
     check.is_positive("backtracking", "max_evaluations", max_evaluations)
     value, slope, step = as_floats(value, slope, step)
 
@@ -199,9 +199,9 @@ def wolfe(
         >>> f"{found.step:.4f}", bool(found.found), int(found.evaluations.values)
         ('3.0000', True, 4)
     """
-    check.between("wolfe", "c1", c1, 0, 1)
-    check.between("wolfe", "c2", c2, 0, 1)
-    check.between("wolfe", "grow", grow, 1)
+    check.number("wolfe", "c1", c1, "[0, 1)")
+    check.number("wolfe", "c2", c2, "[0, 1)")
+    check.number("wolfe", "grow", grow, "[1, inf)")
     check.is_positive("wolfe", "max_evaluations", max_evaluations)
     value, slope, step = as_floats(value, slope, step)
     start = Point(jnp.zeros_like(step), value, slope)

@@ -93,12 +93,12 @@ def learning_rate_range(
         True
     """
     check.is_positive("learning_rate_range", "steps", steps)
-    check.between("learning_rate_range", "steps", steps, 2)
+    check.number("learning_rate_range", "steps", steps, "[2, inf)")
     check.is_positive("learning_rate_range", "batch_size", batch_size)
-    check.between("learning_rate_range", "low", low, 1e-30)
+    check.number("learning_rate_range", "low", low, "[1e-30, inf)")
     if isinstance(low, int | float) and isinstance(high, int | float) and not low < high:
         raise ValueError(f"learning_rate_range: low={low}, high={high}, wanted low < high")
-    check.between("learning_rate_range", "smoothing", smoothing, 0, 1)
+    check.number("learning_rate_range", "smoothing", smoothing, "[0, 1)")
 
     def find(key: chex.PRNGKey, examples: Any, hparams: Mapping[str, Any] | None = None) -> LearningRateRange:
         n = count_examples("learning_rate_range: examples", examples)

@@ -79,7 +79,8 @@ def plot(
         ['loss']
     """
     figure_class, ticker = _matplotlib()
-    check.between("plot", "smoothing", smoothing, 0, 1)
+    if smoothing is not None:
+        check.number("plot", "smoothing", smoothing, "[0, 1)")
     check.is_positive("plot", "width", width)
     curves = find_curves(history)
     names = list(dict.fromkeys(curve.measure for curve in curves))

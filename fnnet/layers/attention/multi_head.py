@@ -190,7 +190,7 @@ def _check_arguments(
         raise ValueError(
             f"{NAME}: cache={cache} and causal=False, wanted causal=True: later keys are not there yet"
         )
-    check.between(NAME, "dropout", dropout, 0, 1)
+    check.number(NAME, "dropout", dropout, "[0, 1)")
 
 
 def _check(params: Params, state: State, x: Any, memory: Any, use_bias: bool, cache: int | None) -> None:

@@ -103,7 +103,7 @@ def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) ->
         Array([[[0. , 1. ],
                 [0.8, 0.5]]], dtype=float32)
     """
-    check.between("sinusoidal_position", "base", base, 1)
+    check.number("sinusoidal_position", "base", base, "[1, inf)")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         _check_sequence("sinusoidal_position", x)
@@ -164,7 +164,7 @@ def rotary(
                [ 54.,  84.],
                [-42.,  91.]], dtype=float32)
     """
-    check.between("rotary", "base", base, 1)
+    check.number("rotary", "base", base, "[1, inf)")
     _check_rotary(x, positions)
     x = jnp.asarray(x)
     time, d = x.shape[1], x.shape[3]

@@ -195,7 +195,7 @@ def _block(
         check.is_positive(name, "hidden", hidden)
     if norm not in ("pre", "post"):
         raise ValueError(f"{name}: norm={norm!r}, wanted 'pre' or 'post'")
-    check.between(name, "dropout", dropout, 0, 1)
+    check.number(name, "dropout", dropout, "[0, 1)")
     drop = dropout_if_any(dropout)
 
     def parts(features: int) -> dict[str, Layer]:

@@ -49,8 +49,8 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
         >>> y.squeeze().round(3), state["mean"].round(3), state["var"].round(3)
         (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32), Array([1.1], dtype=float32))
     """
-    check.between("batch_norm", "momentum", momentum, 0, 1)
-    check.between("batch_norm", "eps", eps, 0)
+    check.number("batch_norm", "momentum", momentum, "[0, 1)")
+    check.number("batch_norm", "eps", eps, "[0, inf)")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         params = init_affine("batch_norm", x)

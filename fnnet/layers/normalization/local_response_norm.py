@@ -44,7 +44,7 @@ def local_response_norm(
     """
     check.is_positive("local_response_norm", "size", size)
     for name, value in {"k": k, "alpha": alpha, "beta": beta}.items():
-        check.between("local_response_norm", name, value, 0)
+        check.number("local_response_norm", name, value, "[0, inf)")
 
     def check_input(x: Any) -> None:
         check.is_floating("local_response_norm", x)

@@ -43,7 +43,7 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
         >>> layer(params, x).round(3)
         Array([[-1.,  1.]], dtype=float32)
     """
-    check.between("layer_norm", "eps", eps, 0)
+    check.number("layer_norm", "eps", eps, "[0, inf)")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         return init_affine("layer_norm", x), {}
@@ -83,7 +83,7 @@ def rms_norm(*, eps: float = 1e-6) -> Layer:
         >>> layer(params, x).round(3)
         Array([[2., 0., 0., 0.]], dtype=float32)
     """
-    check.between("rms_norm", "eps", eps, 0)
+    check.number("rms_norm", "eps", eps, "[0, inf)")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         return {"gamma": init_affine("rms_norm", x)["gamma"]}, {}
@@ -211,7 +211,7 @@ def affine(x: jax.Array, params: Params) -> jax.Array:
 
 def _over_space(layer: str, groups_of: Callable[[Any], int], eps: float) -> Layer:
     """Group and instance normalization. `groups_of(x)` checks the input and gives the number of groups."""
-    check.between(layer, "eps", eps, 0)
+    check.number(layer, "eps", eps, "[0, inf)")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         groups_of(x)

@@ -47,7 +47,7 @@ def spectral_norm(layer: Layer, *, iterations: int = 1, eps: float = 1e-12) -> L
         Array([[1., 1.]], dtype=float32)
     """
     check.is_positive("spectral_norm", "iterations", iterations)
-    check.between("spectral_norm", "eps", eps, 0)
+    check.number("spectral_norm", "eps", eps, "[0, inf)")
     inner = as_layer(layer)
 
     def iterate(w: jax.Array, u: jax.Array, v: jax.Array, times: int) -> tuple[jax.Array, jax.Array]:

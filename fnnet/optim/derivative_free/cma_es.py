@@ -176,10 +176,10 @@ def cma_es(
         >>> bool(jnp.sum(params**2) < 1e-3), int(state.evaluations.values)
         (True, 240)
     """
-    check.between("cma_es", "sigma", sigma, 0)
+    check.number("cma_es", "sigma", sigma, "[0, inf)")
     if population is not None:
         check.is_positive("cma_es", "population", population)
-        check.between("cma_es", "population", population, 2)
+        check.number("cma_es", "population", population, "[2, inf)")
 
     def init(params: optax.Params) -> CmaEsState:
         theta, _ = as_vector("cma_es", params)

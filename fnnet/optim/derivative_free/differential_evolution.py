@@ -91,10 +91,10 @@ def differential_evolution(
     """
     if population is not None:
         check.is_positive("differential_evolution", "population", population)
-        check.between("differential_evolution", "population", population, 4)
-    check.between("differential_evolution", "weight", weight, 0)
-    check.probability("differential_evolution", "crossover", crossover)
-    check.between("differential_evolution", "sigma", sigma, 0)
+        check.number("differential_evolution", "population", population, "[4, inf)")
+    check.number("differential_evolution", "weight", weight, "[0, inf)")
+    check.number("differential_evolution", "crossover", crossover, "[0, 1]")
+    check.number("differential_evolution", "sigma", sigma, "[0, inf)")
     if strategy not in ("rand/1/bin", "best/1/bin"):
         raise ValueError(
             f'differential_evolution: strategy={strategy!r}, wanted "rand/1/bin" or "best/1/bin"'

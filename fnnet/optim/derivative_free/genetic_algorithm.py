@@ -89,10 +89,11 @@ def genetic_algorithm(
         raise ValueError(
             f"genetic_algorithm: elite={elite}, wanted 0 to {population - 1}, fewer than the population"
         )
-    for name, number in (("sigma", sigma), ("spread", spread)):
-        check.between("genetic_algorithm", name, number, 0)
+    check.number("genetic_algorithm", "sigma", sigma, "[0, inf)")
+    if spread is not None:
+        check.number("genetic_algorithm", "spread", spread, "[0, inf)")
     for name, number in (("crossover", crossover), ("mutation", mutation)):
-        check.probability("genetic_algorithm", name, number)
+        check.number("genetic_algorithm", name, number, "[0, 1]")
 
     def init(params: optax.Params) -> GeneticAlgorithmState:
         theta, _ = as_vector("genetic_algorithm", params)

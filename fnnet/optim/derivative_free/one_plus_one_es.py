@@ -75,9 +75,10 @@ def one_plus_one_es(
         >>> bool(jnp.sum(params**2) < 1e-2), int(state.evaluations.values)
         (True, 120)
     """
-    check.between("one_plus_one_es", "sigma", sigma, 0)
-    check.between("one_plus_one_es", "damping", damping, 0)
-    check.between("one_plus_one_es", "target", target, 0, 1)
+    check.number("one_plus_one_es", "sigma", sigma, "[0, inf)")
+    if damping is not None:
+        check.number("one_plus_one_es", "damping", damping, "[0, inf)")
+    check.number("one_plus_one_es", "target", target, "[0, 1)")
 
     def init(params: optax.Params) -> OnePlusOneEsState:
         theta, _ = as_vector("one_plus_one_es", params)

@@ -11,7 +11,13 @@ from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
 from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_learning_rate, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_learning_rate,
+    check_number_or_schedule,
+    times,
+)
 from fnnet.optim.vector import as_vector
 
 
@@ -81,7 +87,7 @@ def openai_es(
         (True, 3000)
     """
     check_learning_rate("openai_es", learning_rate)
-    check.between("openai_es", "sigma", sigma, 0)
+    check_number_or_schedule("openai_es", "sigma", sigma, "[0, inf)")
     check.is_positive("openai_es", "population", population)
     if population % 2:
         raise ValueError(

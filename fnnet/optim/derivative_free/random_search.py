@@ -11,7 +11,7 @@ from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
 from fnnet.optim.derivative_free.population import Seed, as_key
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_number_or_schedule, times
 from fnnet.optim.vector import as_vector
 
 
@@ -61,7 +61,7 @@ def random_search(
         >>> bool(abs(params[0]) < 0.1), int(state.evaluations.values)
         (True, 420)
     """
-    check.between("random_search", "sigma", sigma, 0)
+    check_number_or_schedule("random_search", "sigma", sigma, "[0, inf)")
     check.is_positive("random_search", "population", population)
 
     def init(params: optax.Params) -> RandomSearchState:

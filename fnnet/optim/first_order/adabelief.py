@@ -73,10 +73,10 @@ def adabelief(
         ['-0.1111', '0.1111']
     """
     check_learning_rate("adabelief", learning_rate)
-    check.between("adabelief", "b1", b1, 0, 1)
-    check.between("adabelief", "b2", b2, 0, 1)
-    check.between("adabelief", "eps", eps, 0)
-    check.between("adabelief", "eps_root", eps_root, 0)
+    check.number("adabelief", "b1", b1, "[0, 1)")
+    check.number("adabelief", "b2", b2, "[0, 1)")
+    check.number("adabelief", "eps", eps, "[0, inf)")
+    check.number("adabelief", "eps_root", eps_root, "[0, inf)")
 
     def init(params: optax.Params) -> AdabeliefState:
         return AdabeliefState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), s=zeros_like(params))

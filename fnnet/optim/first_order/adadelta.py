@@ -14,6 +14,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     init_step,
     next_step,
     times,
@@ -70,9 +71,9 @@ def adadelta(
         Array([-0.70710677], dtype=float32)
     """
     check_learning_rate("adadelta", learning_rate)
-    check.between("adadelta", "rho", rho, 0, 1)
-    check.between("adadelta", "eps", eps, 0)
-    check.between("adadelta", "weight_decay", weight_decay, 0)
+    check.number("adadelta", "rho", rho, "[0, 1)")
+    check.number("adadelta", "eps", eps, "[0, inf)")
+    check_number_or_schedule("adadelta", "weight_decay", weight_decay, "[0, inf)")
 
     def init(params: optax.Params) -> AdadeltaState:
         return AdadeltaState(

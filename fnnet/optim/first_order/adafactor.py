@@ -16,6 +16,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     times,
 )
 from fnnet.optim.transforms.weight_decay import add_weight_decay
@@ -110,12 +111,14 @@ def adafactor(
     if decay_times_rate and learning_rate is None:
         raise ValueError("adafactor: decay_times_rate=True needs a learning rate, such as learning_rate=0.01")
     if momentum is not None:
-        check.between("adafactor", "momentum", momentum, 0, 1)
-    check.between("adafactor", "decay_rate", decay_rate, 0)
-    check.between("adafactor", "clipping_threshold", clipping_threshold, 0)
-    check.between("adafactor", "weight_decay_rate", weight_decay_rate, 0)
-    check.between("adafactor", "eps", eps, 0)
-    check.between("adafactor", "min_scale", min_scale, 0)
+        check.number("adafactor", "momentum", momentum, "[0, 1)")
+    check.number("adafactor", "decay_rate", decay_rate, "[0, inf)")
+    if clipping_threshold is not None:
+        check.number("adafactor", "clipping_threshold", clipping_threshold, "[0, inf)")
+    if weight_decay_rate is not None:
+        check_number_or_schedule("adafactor", "weight_decay_rate", weight_decay_rate, "[0, inf)")
+    check.number("adafactor", "eps", eps, "[0, inf)")
+    check.number("adafactor", "min_scale", min_scale, "[0, inf)")
 
     def axes(x: jax.Array) -> tuple[int, int] | None:
         """The axes over which c and r are means; None where v is stored."""

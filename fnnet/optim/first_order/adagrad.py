@@ -62,8 +62,8 @@ def adagrad(
         Array([-0.1, -0. ], dtype=float32)
     """
     check_learning_rate("adagrad", learning_rate)
-    check.between("adagrad", "initial_accumulator_value", initial_accumulator_value, 0)
-    check.between("adagrad", "eps", eps, 0)
+    check.number("adagrad", "initial_accumulator_value", initial_accumulator_value, "[0, inf)")
+    check.number("adagrad", "eps", eps, "[0, inf)")
 
     def init(params: optax.Params) -> AdagradState:
         s = jax.tree.map(lambda p: jnp.full_like(p, initial_accumulator_value), params)

@@ -76,10 +76,10 @@ def adam(
             learning_rate, b1, b2, eps, eps_root, mu_dtype, eps_before_correction=eps_before_correction
         )
     check_learning_rate("adam", learning_rate)
-    check.between("adam", "b1", b1, 0, 1)
-    check.between("adam", "b2", b2, 0, 1)
-    check.between("adam", "eps", eps, 0)
-    check.between("adam", "eps_root", eps_root, 0)
+    check.number("adam", "b1", b1, "[0, 1)")
+    check.number("adam", "b2", b2, "[0, 1)")
+    check.number("adam", "eps", eps, "[0, inf)")
+    check.number("adam", "eps_root", eps_root, "[0, inf)")
 
     def init(params: optax.Params) -> AdamState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)

@@ -65,9 +65,9 @@ def adamax(
         ['-0.1000', '0.1000']
     """
     check_learning_rate("adamax", learning_rate)
-    check.between("adamax", "b1", b1, 0, 1)
-    check.between("adamax", "b2", b2, 0, 1)
-    check.between("adamax", "eps", eps, 0)
+    check.number("adamax", "b1", b1, "[0, 1)")
+    check.number("adamax", "b2", b2, "[0, 1)")
+    check.number("adamax", "eps", eps, "[0, inf)")
 
     def init(params: optax.Params) -> AdamaxState:
         return AdamaxState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), u=zeros_like(params))

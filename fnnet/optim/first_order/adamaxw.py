@@ -14,6 +14,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     times,
     zeros_like,
 )
@@ -71,10 +72,10 @@ def adamaxw(
         ['-0.1010', '-0.0010']
     """
     check_learning_rate("adamaxw", learning_rate)
-    check.between("adamaxw", "b1", b1, 0, 1)
-    check.between("adamaxw", "b2", b2, 0, 1)
-    check.between("adamaxw", "eps", eps, 0)
-    check.between("adamaxw", "weight_decay", weight_decay, 0)
+    check.number("adamaxw", "b1", b1, "[0, 1)")
+    check.number("adamaxw", "b2", b2, "[0, 1)")
+    check.number("adamaxw", "eps", eps, "[0, inf)")
+    check_number_or_schedule("adamaxw", "weight_decay", weight_decay, "[0, inf)")
 
     def init(params: optax.Params) -> AdamaxwState:
         return AdamaxwState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), u=zeros_like(params))

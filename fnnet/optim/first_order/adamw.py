@@ -16,6 +16,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     times,
 )
 from fnnet.optim.transforms.weight_decay import add_weight_decay
@@ -97,11 +98,11 @@ def adamw(
             rate_in_decay=rate_in_decay,
         )
     check_learning_rate("adamw", learning_rate)
-    check.between("adamw", "b1", b1, 0, 1)
-    check.between("adamw", "b2", b2, 0, 1)
-    check.between("adamw", "eps", eps, 0)
-    check.between("adamw", "eps_root", eps_root, 0)
-    check.between("adamw", "weight_decay", weight_decay, 0)
+    check.number("adamw", "b1", b1, "[0, 1)")
+    check.number("adamw", "b2", b2, "[0, 1)")
+    check.number("adamw", "eps", eps, "[0, inf)")
+    check.number("adamw", "eps_root", eps_root, "[0, inf)")
+    check_number_or_schedule("adamw", "weight_decay", weight_decay, "[0, inf)")
 
     def init(params: optax.Params) -> AdamwState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)

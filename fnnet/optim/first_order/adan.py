@@ -15,6 +15,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     times,
     zeros_like,
 )
@@ -88,12 +89,12 @@ def adan(
         ['-0.1000', '0.1000']
     """
     check_learning_rate("adan", learning_rate)
-    check.between("adan", "b1", b1, 0, 1)
-    check.between("adan", "b2", b2, 0, 1)
-    check.between("adan", "b3", b3, 0, 1)
-    check.between("adan", "eps", eps, 0)
-    check.between("adan", "eps_root", eps_root, 0)
-    check.between("adan", "weight_decay", weight_decay, 0)
+    check.number("adan", "b1", b1, "[0, 1)")
+    check.number("adan", "b2", b2, "[0, 1)")
+    check.number("adan", "b3", b3, "[0, 1)")
+    check.number("adan", "eps", eps, "[0, inf)")
+    check.number("adan", "eps_root", eps_root, "[0, inf)")
+    check_number_or_schedule("adan", "weight_decay", weight_decay, "[0, inf)")
 
     def init(params: optax.Params) -> AdanState:
         return AdanState(

@@ -80,10 +80,10 @@ def amsgrad(
         ['-0.0010']
     """
     check_learning_rate("amsgrad", learning_rate)
-    check.between("amsgrad", "b1", b1, 0, 1)
-    check.between("amsgrad", "b2", b2, 0, 1)
-    check.between("amsgrad", "eps", eps, 0)
-    check.between("amsgrad", "eps_root", eps_root, 0)
+    check.number("amsgrad", "b1", b1, "[0, 1)")
+    check.number("amsgrad", "b2", b2, "[0, 1)")
+    check.number("amsgrad", "eps", eps, "[0, inf)")
+    check.number("amsgrad", "eps_root", eps_root, "[0, inf)")
 
     def init(params: optax.Params) -> AmsgradState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)

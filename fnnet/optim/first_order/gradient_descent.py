@@ -63,9 +63,9 @@ def gradient_descent(
         >>> updates, int(state.evaluations.values)
         (Array([-1.,  2.], dtype=float32), 3)
     """
-    check.between("gradient_descent", "first_step", first_step, 0)
-    check.between("gradient_descent", "grow", grow, 1)
-    check.between("gradient_descent", "max_step", max_step, 0)
+    check.number("gradient_descent", "first_step", first_step, "[0, inf)")
+    check.number("gradient_descent", "grow", grow, "[1, inf)")
+    check.number("gradient_descent", "max_step", max_step, "[0, inf)")
 
     def init(params: optax.Params) -> GradientDescentState:
         alpha = jnp.asarray(first_step).astype(jax.eval_shape(dot, params, params).dtype)

@@ -15,6 +15,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     times,
     zeros_like,
 )
@@ -86,13 +87,15 @@ def lamb(
         ['-0.3536', '0.3536']
     """
     check_learning_rate("lamb", learning_rate)
-    check.between("lamb", "b1", b1, 0, 1)
-    check.between("lamb", "b2", b2, 0, 1)
-    check.between("lamb", "eps", eps, 0)
-    check.between("lamb", "eps_root", eps_root, 0)
-    check.between("lamb", "weight_decay", weight_decay, 0)
-    check.between("lamb", "phi_min", phi_min, 0)
-    check.between("lamb", "phi_max", phi_max, 0)
+    check.number("lamb", "b1", b1, "[0, 1)")
+    check.number("lamb", "b2", b2, "[0, 1)")
+    check.number("lamb", "eps", eps, "[0, inf)")
+    check.number("lamb", "eps_root", eps_root, "[0, inf)")
+    check_number_or_schedule("lamb", "weight_decay", weight_decay, "[0, inf)")
+    if phi_min is not None:
+        check.number("lamb", "phi_min", phi_min, "[0, inf)")
+    if phi_max is not None:
+        check.number("lamb", "phi_max", phi_max, "[0, inf)")
 
     def apply_trust_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
         phi, u_norm = optax.safe_norm(theta, 0.0), optax.safe_norm(u, 0.0)

@@ -14,6 +14,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     init_step,
     next_step,
     times,
@@ -80,10 +81,10 @@ def lars(
         ['-0.0030', '0.0040']
     """
     check_learning_rate("lars", learning_rate)
-    check.between("lars", "weight_decay", weight_decay, 0)
-    check.between("lars", "trust_coefficient", trust_coefficient, 0)
-    check.between("lars", "eps", eps, 0)
-    check.between("lars", "momentum", momentum, 0, 1)
+    check_number_or_schedule("lars", "weight_decay", weight_decay, "[0, inf)")
+    check.number("lars", "trust_coefficient", trust_coefficient, "[0, inf)")
+    check.number("lars", "eps", eps, "[0, inf)")
+    check.number("lars", "momentum", momentum, "[0, 1)")
 
     def norms(tree: Any) -> Any:
         return jax.tree.map(lambda x: optax.safe_norm(x, 0.0), tree)

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, cast_like, check_learning_rate, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_learning_rate,
+    check_number_or_schedule,
+    times,
+)
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -62,9 +69,9 @@ def lion(
         ['-0.1010', '0.0990']
     """
     check_learning_rate("lion", learning_rate)
-    check.between("lion", "b1", b1, 0, 1)
-    check.between("lion", "b2", b2, 0, 1)
-    check.between("lion", "weight_decay", weight_decay, 0)
+    check.number("lion", "b1", b1, "[0, 1)")
+    check.number("lion", "b2", b2, "[0, 1)")
+    check_number_or_schedule("lion", "weight_decay", weight_decay, "[0, inf)")
 
     def init(params: optax.Params) -> LionState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)

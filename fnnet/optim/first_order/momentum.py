@@ -66,7 +66,7 @@ def momentum(
         Array([-0.19], dtype=float32)
     """
     check_learning_rate("momentum", learning_rate)
-    check.between("momentum", "momentum", momentum, 0, 1)
+    check.number("momentum", "momentum", momentum, "[0, 1)")
 
     def init(params: optax.Params) -> MomentumState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)

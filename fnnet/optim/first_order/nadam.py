@@ -80,11 +80,12 @@ def nadam(
         ['-0.1474', '0.1474']
     """
     check_learning_rate("nadam", learning_rate)
-    check.between("nadam", "b1", b1, 0, 1)
-    check.between("nadam", "b2", b2, 0, 1)
-    check.between("nadam", "eps", eps, 0)
-    check.between("nadam", "eps_root", eps_root, 0)
-    check.between("nadam", "momentum_decay", momentum_decay, 0)
+    check.number("nadam", "b1", b1, "[0, 1)")
+    check.number("nadam", "b2", b2, "[0, 1)")
+    check.number("nadam", "eps", eps, "[0, inf)")
+    check.number("nadam", "eps_root", eps_root, "[0, inf)")
+    if momentum_decay is not None:
+        check.number("nadam", "momentum_decay", momentum_decay, "[0, inf)")
 
     def init(params: optax.Params) -> NadamState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)

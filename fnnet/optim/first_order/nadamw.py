@@ -15,6 +15,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     times,
 )
 from fnnet.optim.transforms.weight_decay import add_weight_decay
@@ -82,12 +83,13 @@ def nadamw(
         ['-0.1484', '-0.0010']
     """
     check_learning_rate("nadamw", learning_rate)
-    check.between("nadamw", "b1", b1, 0, 1)
-    check.between("nadamw", "b2", b2, 0, 1)
-    check.between("nadamw", "eps", eps, 0)
-    check.between("nadamw", "eps_root", eps_root, 0)
-    check.between("nadamw", "weight_decay", weight_decay, 0)
-    check.between("nadamw", "momentum_decay", momentum_decay, 0)
+    check.number("nadamw", "b1", b1, "[0, 1)")
+    check.number("nadamw", "b2", b2, "[0, 1)")
+    check.number("nadamw", "eps", eps, "[0, inf)")
+    check.number("nadamw", "eps_root", eps_root, "[0, inf)")
+    check_number_or_schedule("nadamw", "weight_decay", weight_decay, "[0, inf)")
+    if momentum_decay is not None:
+        check.number("nadamw", "momentum_decay", momentum_decay, "[0, inf)")
 
     def init(params: optax.Params) -> NadamwState:
         m = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)

@@ -65,7 +65,7 @@ def nesterov(
         Array([-0.19], dtype=float32)
     """
     check_learning_rate("nesterov", learning_rate)
-    check.between("nesterov", "momentum", momentum, 0, 1)
+    check.number("nesterov", "momentum", momentum, "[0, 1)")
 
     def init(params: optax.Params) -> NesterovState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)

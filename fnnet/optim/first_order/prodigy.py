@@ -95,14 +95,16 @@ def prodigy(
     b1, b2 = betas
     b3 = b2**0.5 if beta3 is None else beta3
     check_learning_rate("prodigy", learning_rate)
-    check.between("prodigy", "betas[0]", b1, 0, 1)
-    check.between("prodigy", "betas[1]", b2, 0, 1)
-    check.between("prodigy", "beta3", beta3, 0, 1)
-    check.between("prodigy", "eps", eps, 0)
-    check.between("prodigy", "estim_lr0", estim_lr0, 0)
-    check.between("prodigy", "estim_lr_coef", estim_lr_coef, 0)
-    check.between("prodigy", "weight_decay", weight_decay, 0)
-    check.between("prodigy", "growth_rate", growth_rate, 1)
+    check.number("prodigy", "betas[0]", b1, "[0, 1)")
+    check.number("prodigy", "betas[1]", b2, "[0, 1)")
+    if beta3 is not None:
+        check.number("prodigy", "beta3", beta3, "[0, 1)")
+    check.number("prodigy", "eps", eps, "[0, inf)")
+    check.number("prodigy", "estim_lr0", estim_lr0, "[0, inf)")
+    check.number("prodigy", "estim_lr_coef", estim_lr_coef, "[0, inf)")
+    check.number("prodigy", "weight_decay", weight_decay, "[0, inf)")
+    if growth_rate is not None:
+        check.number("prodigy", "growth_rate", growth_rate, "[1, inf)")
     if isinstance(estim_lr0, int | float) and estim_lr0 == 0:
         raise ValueError("prodigy: estim_lr0=0, wanted a number above 0: the estimates grow from it")
 

@@ -79,11 +79,11 @@ def radam(
         ['-10.0000', '0.0100']
     """
     check_learning_rate("radam", learning_rate)
-    check.between("radam", "b1", b1, 0, 1)
-    check.between("radam", "b2", b2, 0, 1)
-    check.between("radam", "eps", eps, 0)
-    check.between("radam", "eps_root", eps_root, 0)
-    check.between("radam", "threshold", threshold, 4)
+    check.number("radam", "b1", b1, "[0, 1)")
+    check.number("radam", "b2", b2, "[0, 1)")
+    check.number("radam", "eps", eps, "[0, inf)")
+    check.number("radam", "eps_root", eps_root, "[0, inf)")
+    check.number("radam", "threshold", threshold, "[4, inf)")
 
     def init(params: optax.Params) -> RadamState:
         return RadamState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), v=zeros_like(params))

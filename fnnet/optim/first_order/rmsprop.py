@@ -81,11 +81,11 @@ def rmsprop(
         Array([-0.1,  0.1], dtype=float32)
     """
     check_learning_rate("rmsprop", learning_rate)
-    check.between("rmsprop", "decay", decay, 0, 1)
-    check.between("rmsprop", "eps", eps, 0)
-    check.between("rmsprop", "initial_scale", initial_scale, 0)
+    check.number("rmsprop", "decay", decay, "[0, 1)")
+    check.number("rmsprop", "eps", eps, "[0, inf)")
+    check.number("rmsprop", "initial_scale", initial_scale, "[0, inf)")
     if momentum is not None:
-        check.between("rmsprop", "momentum", momentum, 0, 1)
+        check.number("rmsprop", "momentum", momentum, "[0, 1)")
 
     def init(params: optax.Params) -> RmspropState:
         return RmspropState(

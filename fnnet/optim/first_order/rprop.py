@@ -70,10 +70,10 @@ def rprop(
     if callable(learning_rate):
         raise TypeError("rprop: learning_rate is a schedule, wanted a number: the first step size")
     check_learning_rate("rprop", learning_rate)
-    check.between("rprop", "eta_minus", eta_minus, 0, 1)
-    check.between("rprop", "eta_plus", eta_plus, 1)
-    check.between("rprop", "min_step_size", min_step_size, 0)
-    check.between("rprop", "max_step_size", max_step_size, 0)
+    check.number("rprop", "eta_minus", eta_minus, "[0, 1)")
+    check.number("rprop", "eta_plus", eta_plus, "[1, inf)")
+    check.number("rprop", "min_step_size", min_step_size, "[0, inf)")
+    check.number("rprop", "max_step_size", max_step_size, "[0, inf)")
     if backtrack and one_step_late:
         raise ValueError("rprop: backtrack and one_step_late are both True, wanted one at most")
 

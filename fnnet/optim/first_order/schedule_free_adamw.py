@@ -71,9 +71,9 @@ def schedule_free_adamw(
         ['-0.1000', '0.1000']
     """
     rate = with_warmup("schedule_free_adamw", learning_rate, warmup_steps)
-    check.between("schedule_free_adamw", "b2", b2, 0, 1)
-    check.between("schedule_free_adamw", "eps", eps, 0)
-    check.between("schedule_free_adamw", "weight_decay", weight_decay, 0)
+    check.number("schedule_free_adamw", "b2", b2, "[0, 1)")
+    check.number("schedule_free_adamw", "eps", eps, "[0, inf)")
+    check.number("schedule_free_adamw", "weight_decay", weight_decay, "[0, inf)")
     base_rate = rate if rate_from_zero else one_step_ahead(rate)
 
     def root_of_bias(t: jax.Array) -> jax.Array:

@@ -56,7 +56,8 @@ def schedule_free_sgd(
         Array([-0.5], dtype=float32)
     """
     rate = with_warmup("schedule_free_sgd", learning_rate, warmup_steps)
-    check.between("schedule_free_sgd", "weight_decay", weight_decay, 0)
+    if weight_decay is not None:
+        check.number("schedule_free_sgd", "weight_decay", weight_decay, "[0, inf)")
     descent = sgd(rate if rate_from_zero else one_step_ahead(rate))
 
     def update(

@@ -75,10 +75,10 @@ def shampoo(
     """
     check_learning_rate("shampoo", learning_rate)
     if momentum is not None:
-        check.between("shampoo", "momentum", momentum, 0, 1)
-    check.between("shampoo", "eps", eps, 0)
+        check.number("shampoo", "momentum", momentum, "[0, 1)")
+    check.number("shampoo", "eps", eps, "[0, inf)")
     if decay is not None:
-        check.between("shampoo", "decay", decay, 0, 1)
+        check.number("shampoo", "decay", decay, "[0, 1)")
     check.is_positive("shampoo", "precondition_every", precondition_every)
     check.is_positive("shampoo", "max_dim", max_dim)
 

@@ -16,6 +16,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     times,
 )
 from fnnet.optim.transforms.weight_decay import add_weight_decay
@@ -94,10 +95,10 @@ def soap(
         ['-0.1000', '0.1000']
     """
     check_learning_rate("soap", learning_rate)
-    check.between("soap", "b1", b1, 0, 1)
-    check.between("soap", "b2", b2, 0, 1)
-    check.between("soap", "eps", eps, 0)
-    check.between("soap", "weight_decay", weight_decay, 0)
+    check.number("soap", "b1", b1, "[0, 1)")
+    check.number("soap", "b2", b2, "[0, 1)")
+    check.number("soap", "eps", eps, "[0, inf)")
+    check_number_or_schedule("soap", "weight_decay", weight_decay, "[0, inf)")
     check.is_positive("soap", "precondition_every", precondition_every)
     check.is_positive("soap", "max_dim", max_dim)
 

@@ -74,10 +74,10 @@ def yogi(
         ['-0.1000', '0.0944']
     """
     check_learning_rate("yogi", learning_rate)
-    check.between("yogi", "b1", b1, 0, 1)
-    check.between("yogi", "b2", b2, 0, 1)
-    check.between("yogi", "eps", eps, 0)
-    check.between("yogi", "initial_v", initial_v, 0)
+    check.number("yogi", "b1", b1, "[0, 1)")
+    check.number("yogi", "b2", b2, "[0, 1)")
+    check.number("yogi", "eps", eps, "[0, inf)")
+    check.number("yogi", "initial_v", initial_v, "[0, inf)")
 
     def init(params: optax.Params) -> YogiState:
         m = jax.tree.map(lambda p: jnp.full_like(p, initial_m), params)

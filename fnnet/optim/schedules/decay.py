@@ -96,8 +96,8 @@ def step_decay_schedule(init_value: chex.Numeric, factor: chex.Numeric, every: c
         >>> [f"{schedule(t):.2f}" for t in (0, 9, 10, 20)]
         ['1.00', '1.00', '0.50', '0.25']
     """
-    check.between("step_decay_schedule", "every", every, 1)
-    check.between("step_decay_schedule", "factor", factor, 0)
+    check.number("step_decay_schedule", "every", every, "[1, inf)")
+    check.number("step_decay_schedule", "factor", factor, "[0, inf)")
     return lambda step: init_value * jnp.power(factor, jnp.maximum(step, 0) // every)
 
 
@@ -177,8 +177,8 @@ def inverse_time_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 10, 30, 90)]
         ['1.00', '0.50', '0.25', '0.10']
     """
-    check.between("inverse_time_schedule", "transition_steps", transition_steps, 1)
-    check.between("inverse_time_schedule", "decay_rate", decay_rate, 0)
+    check.number("inverse_time_schedule", "transition_steps", transition_steps, "[1, inf)")
+    check.number("inverse_time_schedule", "decay_rate", decay_rate, "[0, inf)")
 
     def schedule(step: Any) -> Any:
         passed = jnp.asarray(jnp.maximum(step - transition_begin, 0), float) / transition_steps

@@ -35,7 +35,7 @@ def piecewise_constant_schedule(
     """
     jumps = sorted((boundaries_and_scales or {}).items())
     for boundary, scale in jumps:
-        check.between("piecewise_constant_schedule", f"scale at {boundary}", scale, 0)
+        check.number("piecewise_constant_schedule", f"scale at {boundary}", scale, "[0, inf)")
 
     def schedule(step: Any) -> Any:
         value = jnp.asarray(init_value) if jumps else init_value
@@ -79,7 +79,7 @@ def piecewise_interpolate_schedule(
         )
     points = sorted((boundaries_and_scales or {}).items())
     for boundary, scale in points:
-        check.between("piecewise_interpolate_schedule", f"scale at {boundary}", scale, 0)
+        check.number("piecewise_interpolate_schedule", f"scale at {boundary}", scale, "[0, inf)")
 
     def schedule(step: Any) -> Any:
         bounds = jnp.stack([0, *(boundary for boundary, _ in points)])

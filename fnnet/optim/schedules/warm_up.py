@@ -43,7 +43,7 @@ def warmup_schedule(
             f"warmup_schedule: schedule={schedule!r}, wanted a function of the step; write "
             f"constant_schedule({schedule!r}) for a number"
         )
-    check.between("warmup_schedule", "warmup_steps", warmup_steps, 0)
+    check.number("warmup_schedule", "warmup_steps", warmup_steps, "[0, inf)")
 
     def warmed(step: Any) -> Any:
         fraction = jnp.asarray(jnp.maximum(step, 0), float) / jnp.maximum(warmup_steps, 1)

@@ -89,7 +89,7 @@ def conjugate_gradient(
     if restart_every is not None:
         check.is_positive("conjugate_gradient", "restart_every", restart_every)
     if restart_overlap is not None:
-        check.between("conjugate_gradient", "restart_overlap", restart_overlap, 0)
+        check.number("conjugate_gradient", "restart_overlap", restart_overlap, "[0, inf)")
 
     def init(params: optax.Params) -> ConjugateGradientState:
         dtype = jax.eval_shape(dot, params, params).dtype

@@ -6,13 +6,13 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
-from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations, require
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     init_step,
     next_step,
 )
@@ -79,7 +79,7 @@ def gauss_newton(
         Array(2., dtype=float32)
     """
     check_learning_rate("gauss_newton", learning_rate)
-    check.between("gauss_newton", "damping", damping, 0)
+    check_number_or_schedule("gauss_newton", "damping", damping, "[0, inf)")
 
     def init(params: optax.Params) -> GaussNewtonState:
         return GaussNewtonState(init_step(learning_rate, damping), no_evaluations())

@@ -86,10 +86,10 @@ def hessian_free(
         True
     """
     name = "hessian_free"
-    check.between(name, "damping", damping, LEAST, MOST)
+    check.number(name, "damping", damping, f"[{LEAST}, {MOST})")
     check.is_positive(name, "max_iterations", max_iterations)
-    check.between(name, "tolerance", tolerance, 0)
-    check.probability(name, "decay", decay)
+    check.number(name, "tolerance", tolerance, "[0, inf)")
+    check.number(name, "decay", decay, "[0, 1]")
     # x_i is kept in the first place whose mark is not below i, so that each place ends with its mark's x, or
     # the last.
     back = [math.ceil(1.3**j) for j in range(100) if 1.3**j < max_iterations] if backtracking else []

@@ -94,11 +94,11 @@ def levenberg_marquardt(
         True
     """
     name = "levenberg_marquardt"
-    check.between(name, "damping", damping, LEAST, MOST)
-    check.between(name, "accept_above", accept_above, 0, 1)
-    check.between(name, "lower_above", lower_above, 0, 1)
-    check.between(name, "lower_by", lower_by, 1)
-    check.between(name, "raise_by", raise_by, 1)
+    check.number(name, "damping", damping, f"[{LEAST}, {MOST})")
+    check.number(name, "accept_above", accept_above, "[0, 1)")
+    check.number(name, "lower_above", lower_above, "[0, 1)")
+    check.number(name, "lower_by", lower_by, "[1, inf)")
+    check.number(name, "raise_by", raise_by, "[1, inf)")
     if scaling not in ("identity", "diagonal"):
         raise ValueError(f'{name}: scaling={scaling!r}, wanted "identity" or "diagonal"')
     if rule not in ("nielsen", "marquardt"):

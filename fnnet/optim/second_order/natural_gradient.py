@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations, require
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
     check_learning_rate,
+    check_number_or_schedule,
     init_step,
     next_step,
 )
@@ -86,7 +86,7 @@ def natural_gradient(
         True
     """
     check_learning_rate("natural_gradient", learning_rate)
-    check.between("natural_gradient", "damping", damping, 0)
+    check_number_or_schedule("natural_gradient", "damping", damping, "[0, inf)")
     if fisher not in ("exact", "empirical"):
         raise ValueError(f'natural_gradient: fisher={fisher!r}, wanted "exact" or "empirical"')
 

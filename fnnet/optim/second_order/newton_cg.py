@@ -83,8 +83,8 @@ def newton_cg(
         >>> bool(jnp.max(jnp.abs(theta)) < 1e-3)
         True
     """
-    check.between("newton_cg", "eta_max", eta_max, 0, 1)
-    check.between("newton_cg", "power", power, 0)
+    check.number("newton_cg", "eta_max", eta_max, "[0, 1)")
+    check.number("newton_cg", "power", power, "[0, inf)")
     check.is_positive("newton_cg", "max_products", max_products)
 
     def init(params: optax.Params) -> NewtonCgState:

@@ -94,13 +94,14 @@ def sophia(
         ['-0.1000', '-0.0500']
     """
     check_learning_rate("sophia", learning_rate)
-    check.between("sophia", "b1", b1, 0, 1)
-    check.between("sophia", "b2", b2, 0, 1)
-    check.between("sophia", "eps", eps, 0)
-    check.between("sophia", "weight_decay", weight_decay, 0)
-    check.between("sophia", "gamma", gamma, 0)
-    check.between("sophia", "clip_threshold", clip_threshold, 0)
-    check.between("sophia", "update_interval", update_interval, 1)
+    check.number("sophia", "b1", b1, "[0, 1)")
+    check.number("sophia", "b2", b2, "[0, 1)")
+    check.number("sophia", "eps", eps, "[0, inf)")
+    check.number("sophia", "weight_decay", weight_decay, "[0, inf)")
+    check.number("sophia", "gamma", gamma, "[0, inf)")
+    if clip_threshold is not None:
+        check.number("sophia", "clip_threshold", clip_threshold, "[0, inf)")
+    check.number("sophia", "update_interval", update_interval, "[1, inf)")
     estimator = optax.with_extra_args_support(hessian_diagonal_fn)
 
     def init(params: optax.Params) -> SophiaState:

@@ -51,8 +51,8 @@ def ema_params(
         >>> params + updates, fn.optim.averaged_params(state)
         (Array([2.], dtype=float32), Array([3.], dtype=float32))
     """
-    check.between("ema_params", "decay", decay, 0, 1)
-    check.between("ema_params", "start", start, 0)
+    check.number("ema_params", "decay", decay, "[0, 1)")
+    check.number("ema_params", "start", start, "[0, inf)")
 
     def weight(t: jax.Array) -> jax.Array:
         if not debias:
@@ -94,7 +94,7 @@ def mean_params(start: chex.Numeric = 0) -> optax.GradientTransformationExtraArg
         >>> params, fn.optim.averaged_params(state)
         (Array([2.], dtype=float32), Array([2.5], dtype=float32))
     """
-    check.between("mean_params", "start", start, 0)
+    check.number("mean_params", "start", start, "[0, inf)")
     return _average_params("mean_params", lambda t: 1 / jnp.maximum(t - start, 1).astype(float))
 
 

@@ -33,7 +33,7 @@ def clip(max_delta: chex.Numeric) -> optax.GradientTransformationExtraArgs:
         >>> optimizer.update(grads, optimizer.init(grads))[0]
         Array([-0.5 ,  0.25], dtype=float32)
     """
-    check.between("clip", "max_delta", max_delta, 0)
+    check.number("clip", "max_delta", max_delta, "[0, inf)")
 
     def cut(g: jax.Array) -> jax.Array:
         delta = jnp.asarray(max_delta, g.dtype)
@@ -67,7 +67,7 @@ def clip_by_norm(max_norm: chex.Numeric) -> optax.GradientTransformationExtraArg
         >>> optimizer.update(grads, optimizer.init(grads))[0]
         {'a': Array([0.6, 0.8], dtype=float32), 'b': Array([0.5], dtype=float32)}
     """
-    check.between("clip_by_norm", "max_norm", max_norm, 0)
+    check.number("clip_by_norm", "max_norm", max_norm, "[0, inf)")
 
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
@@ -102,8 +102,8 @@ def clip_by_global_norm(
         >>> optimizer.update(grads, optimizer.init(grads))[0]
         {'a': Array([0.6], dtype=float32), 'b': Array([0.8], dtype=float32)}
     """
-    check.between("clip_by_global_norm", "max_norm", max_norm, 0)
-    check.between("clip_by_global_norm", "eps", eps, 0)
+    check.number("clip_by_global_norm", "max_norm", max_norm, "[0, inf)")
+    check.number("clip_by_global_norm", "eps", eps, "[0, inf)")
 
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
@@ -144,8 +144,8 @@ def adaptive_grad_clip(
         Array([[0.3536, 0.0354],
                [0.3536, 0.0354]], dtype=float32)
     """
-    check.between("adaptive_grad_clip", "clipping", clipping, 0)
-    check.between("adaptive_grad_clip", "eps", eps, 0)
+    check.number("adaptive_grad_clip", "clipping", clipping, "[0, inf)")
+    check.number("adaptive_grad_clip", "eps", eps, "[0, inf)")
 
     def unit_norm(x: jax.Array) -> jax.Array:
         if axis is not None:

@@ -49,7 +49,7 @@ def add_noise(
         >>> f"{jnp.std(updates):.3f}"
         '0.010'
     """
-    check.between("add_noise", "eta", eta, 0)
+    check.number("add_noise", "eta", eta, "[0, inf)")
     if (key is None) == (seed is None):
         raise ValueError(f"add_noise: key={key}, seed={seed}, wanted a key: add_noise(eta, gamma, key=0)")
     given: Any = seed if key is None else key

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fnnet import check
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
@@ -64,8 +63,7 @@ def proximal_l1(
         Array([0.9, 0. ], dtype=float32)
     """
     check_learning_rate("proximal_l1", learning_rate)
-    check_number_or_schedule("proximal_l1", "strength", strength)
-    check.between("proximal_l1", "strength", strength, 0)
+    check_number_or_schedule("proximal_l1", "strength", strength, "[0, inf)")
 
     def init(params: optax.Params) -> ProximalL1State:
         return ProximalL1State(init_step(strength, learning_rate))

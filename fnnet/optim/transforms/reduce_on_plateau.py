@@ -69,19 +69,19 @@ def reduce_on_plateau(
         [-0.5]
     """
     name = "reduce_on_plateau"
-    check.between(name, "factor", factor, 0, 1)
+    check.number(name, "factor", factor, "[0, 1)")
     if isinstance(factor, int | float) and factor == 0:
         raise ValueError(f"{name}: factor={factor}, wanted a number between 0 and 1")
-    check.between(name, "rtol", rtol, 0)
+    check.number(name, "rtol", rtol, "[0, inf)")
     if isinstance(rtol, int | float) and rtol > 1:
         raise ValueError(f"{name}: rtol={rtol}, wanted 1 at most")
-    check.between(name, "atol", atol, 0)
+    check.number(name, "atol", atol, "[0, inf)")
     if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
         raise ValueError(f"{name}: rtol={rtol}, atol={atol}, wanted one of them positive")
-    check.between(name, "patience", patience, 1)
-    check.between(name, "cooldown", cooldown, 0)
-    check.between(name, "accumulation_size", accumulation_size, 1)
-    check.between(name, "min_scale", min_scale, 0)
+    check.number(name, "patience", patience, "[1, inf)")
+    check.number(name, "cooldown", cooldown, "[0, inf)")
+    check.number(name, "accumulation_size", accumulation_size, "[1, inf)")
+    check.number(name, "min_scale", min_scale, "[0, inf)")
 
     def init(params: optax.Params) -> ReduceOnPlateauState:
         # As in optax: the scale in the lowest precision among the params, the losses in the highest.

@@ -66,7 +66,7 @@ def lookahead(
     """
     if not isinstance(sync_period, jax.Array):
         check.is_positive("lookahead", "sync_period", sync_period)
-    check.between("lookahead", "slow_step_size", slow_step_size, 0)
+    check.number("lookahead", "slow_step_size", slow_step_size, "[0, inf)")
     fast_optimizer = optax.with_extra_args_support(fast_optimizer)
 
     def init(params: optax.Params) -> LookaheadState:

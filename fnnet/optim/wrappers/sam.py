@@ -64,10 +64,10 @@ def sam(
         >>> updates  # -0.1 times the gradient at 1.5
         Array([-0.3], dtype=float32)
     """
-    check.between("sam", "rho", rho, 0)
-    check.between("sam", "eta", eta, 0)
+    check.number("sam", "rho", rho, "[0, inf)")
+    check.number("sam", "eta", eta, "[0, inf)")
     check.is_positive("sam", "sync_period", sync_period)
-    check.between("sam", "sync_period", sync_period, 2)
+    check.number("sam", "sync_period", sync_period, "[2, inf)")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: optax.Params) -> SamState:

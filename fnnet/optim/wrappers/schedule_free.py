@@ -78,7 +78,7 @@ def schedule_free(
         (Array([0.], dtype=float32), Array([0.25], dtype=float32), Array([0.125], dtype=float32))
     """
     check_learning_rate("schedule_free", learning_rate)
-    check.between("schedule_free", "b1", b1, 0, 1)
+    check.number("schedule_free", "b1", b1, "[0, 1)")
     if isinstance(b1, int | float) and b1 == 0:
         raise ValueError("schedule_free: b1=0, wanted above 0: x is found from y = b1 x + (1 - b1) z")
     base = optax.with_extra_args_support(base_optimizer)

@@ -85,7 +85,7 @@ def save(
     """
     if isinstance(step, bool) or not isinstance(step, Integral):
         raise TypeError(f"save: step={step!r}, wanted an int; write int(train_state.step)")
-    check.between("save", "step", step, 0, 10**12)
+    check.number("save", "step", step, "[0, 1e12)")
     check.is_positive("save", "keep", keep)
     leaves = named_leaves("save", tree)
     for name, leaf in leaves.items():

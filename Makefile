@@ -1,5 +1,5 @@
 # make run       sets up .venv if it is missing, then runs the main job: every optimizer beside its optax twin
-# make test      sets up .venv if it is missing, then runs the tests that are not slow by nature
+# make test      sets up .venv if it is missing, then runs the tests that are not marked slow
 # make test-all  the slow ones too, as CI runs them
 # make lint      ruff and mypy, as CI runs them
 

@@ -346,6 +346,7 @@ def test_agrees_with_jax_nn(name: str, twin: Callable[[jax.Array], jax.Array]) -
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=5e-6)  # JAX's gelu cancels far to the left
 
 
+@pytest.mark.slow
 @every_vector
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), data=st.data())

@@ -134,6 +134,7 @@ class TestSerial:
 class TestKeys:
     """What is drawn depends on a child's name, not on its neighbours."""
 
+    @pytest.mark.slow
     def test_layers_in_between_leave_the_other_weights_as_they_were(self):
         plain = fn.serial(fn.dense(4), fn.parallel(fn.dense(4)), fn.dense(4), head=fn.dense(4))
         more = fn.serial(

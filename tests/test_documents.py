@@ -21,6 +21,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_runs(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     with jax.numpy_rank_promotion("allow"):  # as in users' own code

@@ -102,7 +102,9 @@ def plain_loop(
     return tokens[:, time:]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("gpt", "gru") else pytest.mark.slow) for name in NETS]
+)
 def test_tokens_are_those_of_the_plain_loop(name: str) -> None:
     net, params, state, plain = started(name)
     seen = set()
@@ -114,6 +116,7 @@ def test_tokens_are_those_of_the_plain_loop(name: str) -> None:
     assert len(seen) > 2  # not one token over and over
 
 
+@pytest.mark.slow
 def test_one_program_whatever_the_numbers() -> None:
     net, params, state, _ = started("gru")
     before = _decode._cache_size()
@@ -123,6 +126,7 @@ def test_one_program_whatever_the_numbers() -> None:
     assert before < _decode._cache_size() <= before + 4
 
 
+@pytest.mark.slow
 def test_a_longer_continuation_begins_with_the_shorter_one() -> None:
     net, params, state, _ = started("gpt")
     draw = partial(fn.sample, net.apply, params, state, PROMPT)
@@ -132,6 +136,7 @@ def test_a_longer_continuation_begins_with_the_shorter_one() -> None:
     assert np.any(np.asarray(draw(STEPS, jax.random.key(8))) != np.asarray(long))
 
 
+@pytest.mark.slow
 def test_the_state_may_be_that_after_a_text() -> None:
     net, params, state, _ = started("gru")
     _, after = jax.jit(net.apply)(params, state, PROMPT[:, :2])
@@ -141,6 +146,7 @@ def test_the_state_may_be_that_after_a_text() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_prompt_without_a_batch() -> None:
     net = NETS["gru"][0]
     params, state = jax.jit(net.init)(jax.random.key(1), PROMPT[:1])
@@ -149,6 +155,7 @@ def test_a_prompt_without_a_batch() -> None:
     np.testing.assert_array_equal(alone, fn.sample(net.apply, params, state, PROMPT[:1], STEPS, KEY)[0])
 
 
+@pytest.mark.slow
 def test_vmap_over_numbers_and_keys() -> None:
     net, params, state, _ = started("gru")
     temperatures, nuclei = np.float32([0, 0.5, 2]), np.float32([1, 0.9, 0.6])
@@ -202,6 +209,7 @@ def test_filters_keep_what_their_definition_says(
     np.testing.assert_array_equal(kept_by(logits, top_k, top_p), wanted)
 
 
+@pytest.mark.slow
 def test_filters_at_their_ends() -> None:
     logits = np.float32([[2, 2, 1, -20, -np.inf]])
     for top_k, top_p in ((None, None), (5, None), (9, None), (None, 1.0), (5, 1.0), (None, np.float32(1))):
@@ -262,6 +270,7 @@ def test_more_tokens_than_there_is_room_for(name: str) -> None:
         fn.sample(net.apply, params, state, PROMPT, STEPS + (4 if name == "attention" else 1), KEY)
 
 
+@pytest.mark.slow
 def test_a_cache_that_was_used_has_less_room() -> None:
     net, params, state, _ = started("attention")
     _, after = jax.jit(net.apply)(params, state, PROMPT)
@@ -272,6 +281,7 @@ def test_a_cache_that_was_used_has_less_room() -> None:
     np.testing.assert_array_equal(np.asarray(tokens) >= 0, [[True] * 4 + [False]] * 2)
 
 
+@pytest.mark.slow
 def test_a_layer_without_its_cache_raises() -> None:
     half = fn.serial(
         *(fn.embed(VOCABULARY, 4), fn.learned_position(LENGTH)),
@@ -311,6 +321,7 @@ def test_logits_that_are_no_distribution(bad: float) -> None:
     np.testing.assert_array_equal(tokens, [[1, 2, -1, -1], [2, -1, -1, -1]])
 
 
+@pytest.mark.slow
 def test_wrong_values_under_vmap_give_no_tokens() -> None:
     w, net = arrays.normal(3, 3), fn.embed(3, 3)
     draw = partial(fn.sample, net.apply, {"w": w}, {})
@@ -326,6 +337,7 @@ def test_wrong_values_under_vmap_give_no_tokens() -> None:
     np.testing.assert_array_equal(np.asarray(tokens)[:, 0] >= 0, [True, False, False, True, False])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [fn.simple_rnn, fn.gru, fn.lstm])
 def test_a_cached_recurrent_layer_is_the_layer_in_pieces(make: Any) -> None:
     x = arrays.normal(2, 5, 3)

@@ -43,6 +43,7 @@ def test_every_example_is_in_one_part_with_its_label(class_sizes, valid, test, s
     np.testing.assert_array_equal(labels, examples["y"][numbers])
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), shares, shares)
 def test_each_class_keeps_its_share_to_within_one(class_sizes, valid, test):
     n = sum(class_sizes)

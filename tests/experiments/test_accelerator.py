@@ -84,6 +84,7 @@ class TestTime:
         assert measure.rounds_for(runs, settings(0, tiny=False)) == measure.LEAST_ROUNDS
         assert measure.rounds_for(runs, settings(1e6, tiny=False)) == measure.MOST_ROUNDS
 
+    @pytest.mark.slow
     def test_what_is_late_is_skipped_with_a_note(self) -> None:
         late = settings(-1, tiny=False)
         for part in (layer_errors, optimizer_parity, steps, gpt2):

@@ -42,6 +42,7 @@ def name_of(value: Any) -> str:
 
 
 class TestWorkloads:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("workload", "sizes"), TRAINING, ids=name_of)
     def test_a_step_learns(self, workload: Any, sizes: Any) -> None:
         step = train_step.fnnet(workload, sizes)
@@ -69,6 +70,7 @@ class TestWorkloads:
         leaves = jax.tree.leaves(workload.arrays(sizes))
         assert all(np.any(a) and a.dtype in (np.float32, np.int32) for a in leaves)  # never zeros
 
+    @pytest.mark.slow
     def test_steps_inside_a_scan_are_those_outside(self) -> None:
         sides = (train_step.fnnet_inside_scan, train_step.fnnet_outside_scan)
         inside, outside = (side(*TRAINING[1], 3)() for side in sides)
@@ -138,6 +140,7 @@ class TestWorkloads:
                 first = y
         np.testing.assert_allclose(y, first, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_compile_time_by_depth(self, monkeypatch: pytest.MonkeyPatch) -> None:
         blocks = []
 

@@ -39,6 +39,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.xdist_group("compare_optimizers")  # one run for all of them
 class TestRun:
+    @pytest.mark.slow
     def test_files(self, out: Path) -> None:
         names = {file.name for file in out.iterdir()}
         assert {"report.html", "results.json", "curves.csv", "race.gif"} < names
@@ -67,6 +68,7 @@ class TestRun:
         assert row["steps_to_target"] <= 20  # the only optimizer gets to twice its own error
         assert row["seconds_to_target"] == pytest.approx(row["steps_to_target"] * row["step_seconds"])
 
+    @pytest.mark.slow
     def test_curves(self, out: Path) -> None:
         with (out / "curves.csv").open() as f:
             lines = list(csv.DictReader(f))
@@ -79,6 +81,7 @@ class TestRun:
         )
         assert last < first
 
+    @pytest.mark.slow
     def test_accuracy_is_that_of_make_run(self, out: Path) -> None:
         """The same seed, data and rate give the same network as the library's own run."""
         config = compare_optimizers.Config(steps=20)

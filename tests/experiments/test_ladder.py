@@ -148,6 +148,7 @@ class TestBudget:
             theta = theta - np.float32(1e-3) * np.asarray(slope(theta))
         np.testing.assert_allclose(trained.valid_loss[1, 0, -1], jax.jit(s.f)(theta), rtol=1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("cost", "budget", "used"), [(3, 20, 18), (50, 20, 0)])
     def test_a_step_that_does_not_fit_is_not_taken(self, cost: int, budget: int, used: int) -> None:
         problem = PROBLEMS["valley"]()
@@ -241,6 +242,7 @@ class TestProtocol:
         assert tuning.best_trial(trained([2, 2, 2], [3, 1, 2]), 3) == 1  # a tie
         assert tuning.best_trial(trained([3, np.nan, 1], [1, np.nan, np.nan]), 3) == 0
 
+    @pytest.mark.slow
     def test_one_optimizer(self) -> None:
         outcome = tuning.tune_and_test(
             PROBLEMS["valley"](), "sgd", tunable_optimizers()["sgd"], budget=20, trials=7, seeds=3
@@ -382,6 +384,7 @@ def check_files(out: Path, pictures: set[str], films: set[str]) -> None:
             assert film.n_frames > 1
 
 
+@pytest.mark.slow
 def test_the_smallest_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "report"
     small = ("--problems", "valley", "--budget", 8, "--trials", 1, "--seeds", 1, "--optimizers", "sgd")

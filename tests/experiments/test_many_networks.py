@@ -1,10 +1,12 @@
 """The README's picture: it shows the numbers of the runs."""
 
 import numpy as np
+import pytest
 
 from experiments import many_networks
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_network_and_names_the_best() -> None:
     config = many_networks.Config(networks=3, steps=20)
     rates, runs, _ = many_networks.train(config)

@@ -135,6 +135,7 @@ def without_pictures(config, results) -> Page:
     return Page(report.write_page(config, results, times_to_target(results, target), target, None))
 
 
+@pytest.mark.slow
 def test_pictures_have_ink_on_white(case):
     folder, _ = case
     assert (
@@ -148,6 +149,7 @@ def test_pictures_have_ink_on_white(case):
         assert 0.01 < ink < 0.6
 
 
+@pytest.mark.slow
 def test_page_is_complete_light_and_alone(case):
     folder, _ = case
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -345,6 +347,7 @@ def test_sections_are_linked():
     assert page.values("id") == ["a---b"]
 
 
+@pytest.mark.slow
 def test_equal_input_equal_output(tmp_path):
     texts = []
     for name in "ab":

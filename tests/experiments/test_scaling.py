@@ -18,6 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: Any) -> int:
     return exit_status(monkeypatch, scaling.main, *args)
 
 
+@pytest.mark.slow
 def test_every_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(scaling, "network", lambda model: fn.serial(fn.flatten, fn.dense(10)))
     sizes = ("--batch-size", 4, "--batch-sizes", 2, "--runs", 1, "--runs-batch-size", 2, "--steps", 1)

@@ -20,6 +20,7 @@ def run(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *args: Any) -
     return exit_status(monkeypatch, main, *args, columns=120)
 
 
+@pytest.mark.slow
 def test_a_small_sweep(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_files(self, folder: Path) -> None:
         names = {file.name for file in folder.iterdir()}
         assert names == {
@@ -64,6 +65,7 @@ class TestRun:
         assert "git_revision" in found
         assert found["earlier"] == []
 
+    @pytest.mark.slow
     def test_results_are_those_of_the_weights(self, folder: Path) -> None:
         """The file's weights, in NumPy, have the accuracy that is told."""
         params = load_file(folder / "params.safetensors")
@@ -164,6 +166,7 @@ class TestFashionMnist:
         assert any(name.startswith("batch_norm_0/") for name in averages)
         assert all(a.dtype == np.float32 for a in averages.values())
 
+    @pytest.mark.slow
     def test_an_mlp(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -159,6 +159,7 @@ class TestTied:
 
         agrees(fn.tied_embed(5, 3, fn.dense(3)), reference, params, rng.integers(0, 5, shape))
 
+    @pytest.mark.slow
     def test_params_state_and_keys(self):
         net = fn.tied_embed(2000, 8, fn.serial(fn.batch_norm(), fn.dropout(0.5)))
         params, state = jax.jit(lambda key: net.init(key, jax.ShapeDtypeStruct((4, 6), jnp.uint8)))(KEY)

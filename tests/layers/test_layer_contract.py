@@ -287,6 +287,7 @@ class TestContract:
         else:
             assert avals(jax.eval_shape(layer, params, x)) == avals(evaluated(name, params, {}, x)[0])
 
+    @pytest.mark.slow
     def test_jit_equals_no_jit(self, name: str) -> None:
         _, layer, params, state, x = prepared(name)
         plain = layer.apply(params, state, x, key=KEY, train=True)

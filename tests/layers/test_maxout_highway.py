@@ -60,6 +60,7 @@ def test_equal_pieces_share_the_gradient():
     np.testing.assert_allclose(gradient, [[1.0, 1.0, 0.0, 1.0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     st.lists(st.integers(0, 3), max_size=2),

@@ -53,6 +53,7 @@ def start(experts):
     return {"balance_loss": np.zeros((), np.float32), "load": np.zeros(experts, np.float32)}
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     st.lists(st.integers(1, 4), min_size=1, max_size=2),
@@ -162,6 +163,7 @@ def test_an_expert_that_is_infinite_concerns_its_tokens_only(capacity):
     np.testing.assert_allclose(gradient["experts"]["b"][0], [2.0, 2.0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_expert_starts_and_draws_by_a_key_of_its_own():
     layer = fn.mixture_of_experts(fn.serial(fn.dense(64), fn.dropout(0.5)), 3, top_k=1)
     params, state = jax.jit(layer.init)(KEY, ones((1, 3)))

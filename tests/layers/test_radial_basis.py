@@ -16,6 +16,7 @@ from tests.oracle import agrees
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.lists(st.integers(0, 3), max_size=2), st.integers(1, 4), st.integers(1, 3), st.integers(0, 9))
 def test_by_the_equation(batch, inputs, centres, seed):

@@ -272,6 +272,7 @@ def test_evaluation_with_a_short_last_batch() -> None:
     close(got["perplexity"], np.exp(got["loss"]), 1e-6)
 
 
+@pytest.mark.slow
 def test_in_a_run_under_vmap_the_last_evaluation_is_that_of_the_params() -> None:
     data = fn.data.split(fn.data.blobs(jax.random.key(0), 60, classes=3), test=0.0)
     net = fn.dense(3)

@@ -47,6 +47,7 @@ def test_the_first_target_may_be_the_odd_one_out() -> None:
     np.testing.assert_allclose(of(metrics.r2(), prediction, target), want, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_constant_targets_are_as_in_scikit_learn() -> None:
     """1 where the predictions are right, else 0, in each output; 0.1 is no number of binary digits."""
     target = np.full((3, 2), 0.1, np.float32)

@@ -18,6 +18,7 @@ def of(metric: metrics.Metric, *batch: Any) -> jax.Array:
     return metric.result(metric.update(metric.init(), *batch))
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_examples() -> None:
     """The pairs, 2.5e9, are more than int32 or float32 count; without ties, with many, with few negatives."""
     n = 100_000
@@ -40,6 +41,7 @@ def test_any_capacity(n: int, capacity: int) -> None:
     np.testing.assert_allclose(of(metrics.roc_auc(capacity), scores, labels), want, rtol=3e-7)
 
 
+@pytest.mark.slow
 def test_the_forms_of_predictions_and_targets_are_one() -> None:
     scores, labels = array([0.5, -jnp.inf, 0.0, -0.0, jnp.inf, 2.0]), array([1, 0, 1, 0, 1, 0])
     # By hand: of 9 pairs 6 are right (0.5 and 0 over -inf, 0.5 over -0, inf over all); 0 and -0 are a tie.

@@ -132,6 +132,7 @@ class TestMethods:
         assert all(count.values >= 60 for count in counted)
         chex.assert_tree_all_finite(end)
 
+    @pytest.mark.slow
     def test_hyperparameters_may_be_arrays(self, name: str) -> None:
         maker, keywords = OTHERS[name]
         signature = inspect.signature(maker).parameters.values()
@@ -142,6 +143,7 @@ class TestMethods:
         for i in range(2):
             close(at(ends, i), path_of(name).params[3], rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
     def test_inside_the_wrappers_of_optax(self, name: str) -> None:
         optimizer, params = make(name), params_of()
         guarded = optax.apply_if_finite(optimizer, 3)

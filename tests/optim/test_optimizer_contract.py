@@ -299,6 +299,7 @@ class TestDropIn:
             ),
         )
 
+    @pytest.mark.slow
     def test_multi_steps(self, name: str) -> None:
         self.both(
             name,
@@ -306,6 +307,7 @@ class TestDropIn:
             conditions=True,
         )
 
+    @pytest.mark.slow
     def test_inject_hyperparams(self, name: str) -> None:
         static = ("min_dim_size_to_factor",) if name == "adafactor" else ()  # a shape
         self.both(
@@ -315,6 +317,7 @@ class TestDropIn:
             ),
         )
 
+    @pytest.mark.slow
     def test_apply_if_finite(self, name: str) -> None:
         self.both(name, lambda make: optax.apply_if_finite(make(learning_rate=RATE), 3), conditions=True)
 

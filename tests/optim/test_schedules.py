@@ -215,6 +215,7 @@ NUMBERS: list[tuple[Callable[..., Any], dict[str, float]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_numbers_may_be_tracers() -> None:
     numbers = [given for _, given in NUMBERS]
     traced = jax.jit(lambda given: [curve(f(**g)) for (f, _), g in zip(NUMBERS, given, strict=True)])(numbers)
@@ -265,6 +266,7 @@ class TestFormulas:
         later = STEPS[STEPS >= 0]
         np.testing.assert_allclose(schedule(later), [theirs(t) for t in later], rtol=1e-14, atol=1e-16)
 
+    @pytest.mark.slow
     def test_restarts_are_exact_far_out(self) -> None:
         """The start of a period of 2^i is found in integers: a logarithm in float32 would be off by a step."""
         schedule = fn.optim.cosine_restarts_schedule(1.0, 1, 2)

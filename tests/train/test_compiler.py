@@ -26,6 +26,7 @@ def test_a_cpu_gets_the_lowest_level():
     assert options() == ({LEVEL: 1} if jax.default_backend() == "cpu" else {})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_flags")
 def test_fit_and_sweep_compute_what_a_plain_compilation_does():
     x = normal(100, 2)

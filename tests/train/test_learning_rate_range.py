@@ -80,6 +80,7 @@ def test_suggestion_trains_for_many_seeds_at_once() -> None:
     )
 
 
+@pytest.mark.slow
 def test_any_maker() -> None:
     """Hyperparameters beside the rate, a chain, states with and without a step: all with one state along the rates."""
     makers: list[tuple[Any, dict[str, Any]]] = [

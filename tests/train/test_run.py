@@ -138,6 +138,7 @@ def test_epochs_are_permutations_of_their_own() -> None:
     assert orders[0] != orders[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_loop_over_make_step() -> None:
     """Without the evaluations, which change nothing."""
@@ -248,6 +249,7 @@ class TestHistory:
         assert got["eval_step"] == ((3,), "int32")
 
 
+@pytest.mark.slow
 def test_data_in_any_container() -> None:
     run, data = run_of(eval_every=2), dataset()
     one = jit(run)(key(), data, RATE)
@@ -302,6 +304,7 @@ class TestTransformations:
         assert len(set(losses[:3])) == 3
         assert losses[3] == losses[0]
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize(
         "net, optimizer, h, rtol",
@@ -376,6 +379,7 @@ class TestContinuing:
         assert wanted.history["diverged_at"] == second.history["diverged_at"] == -1
         assert second.history["eval_step"].tolist() == [6]
 
+    @pytest.mark.slow
     def test_many_at_once(self) -> None:
         """The epoch is sorted at its beginning alone, where the step is not mapped."""
         half, whole = self.runs()
@@ -472,6 +476,7 @@ class TestLineSearches:
         x, y = np.hstack([regression()["x"], np.ones((N, 1))]), regression()["y"]
         return np.linalg.solve(x.T @ x / N + strength * np.eye(4), x.T @ y / N)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["lbfgs", "backtracking"])
     def test_reach_the_minimum_for_each_strength(self, name: str) -> None:
         def make_optimizer() -> Any:
@@ -532,6 +537,7 @@ class TestInputs:
             close(got.history[name], values, rtol=1e-10)
         assert got.state["seen"] == 4
 
+    @pytest.mark.slow
     def test_bfloat16(self) -> None:
         net = fn.serial(fn.batch_norm(), fn.dense(8), fn.tanh, fn.dense(1))
         data = arrays.cast(dataset(test=None), jnp.bfloat16)

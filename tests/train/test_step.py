@@ -117,6 +117,7 @@ def test_clip_before_adam() -> None:
     close(now.params["b"], theta[1], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_what_the_optimizer_is_given() -> None:
     """With batch_norm, dropout and a penalty: value_fn is the function whose value and gradient are given.
@@ -197,6 +198,7 @@ def test_running_averages_and_dropout() -> None:
     close(then.state["batch_norm_0"]["mean"], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_trace_for_all_steps_and_the_same_numbers_without_jit() -> None:
     traces = []
 

@@ -168,6 +168,7 @@ def gpt(cache, position, **options):
     return fn.serial(fn.embed(11, 8), position, block(), block(), fn.layer_norm(), fn.dense(11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "position, options",
     [

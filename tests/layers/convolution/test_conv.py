@@ -143,6 +143,7 @@ def one_axis(draw):
     return shape, groups * draw(st.integers(1, 2)), window, keywords
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(one_axis(), st.integers(0, 9))
 def test_any_arguments_give_what_the_loops_give(case, seed):
@@ -198,6 +199,7 @@ def derivatives(f, x, w, dx, dw):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "case",

@@ -59,6 +59,7 @@ def derivatives(f, x, dx, weights):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("case", CASES)
 def test_all_derivatives_are_those_of_the_plain_formula(case):

@@ -36,6 +36,7 @@ def test_adaptive_pools_are_those_of_the_loops(kind, shape, size):
     agrees(lambda x: pool(size)({}, x), partial(loops, size=size, reduce=reduce), x)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.sampled_from([*ADAPTIVE]), st.integers(1, 7), st.integers(1, 5))
 def test_any_size_gives_what_the_loops_give(kind, n, size):

@@ -51,6 +51,7 @@ def grouped(groups, eps):
     return reference
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     st.integers(0, 3),

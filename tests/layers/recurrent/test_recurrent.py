@@ -64,6 +64,7 @@ TOTAL = fn.Cell(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @example(3, 4, (2,), [4, 0, 2], False, True)
 @example(3, 4, (2, 1, 3), [1, 4, 0], True, False)
@@ -105,6 +106,7 @@ def rnn(params, x, lengths, activation=np.tanh, reverse=False):
     return y, last
 
 
+@pytest.mark.slow
 def test_bidirectional():
     """Both ways to merge, all outputs and the last; the padding is NaN."""
     cells = fn.simple_rnn_cell(2), fn.simple_rnn_cell(2, activation=jnp.sin)
@@ -210,6 +212,7 @@ def test_no_steps_and_no_sequences():
     assert both.shape == (0, 5, 4)
 
 
+@pytest.mark.slow
 def test_what_the_padding_holds_changes_nothing():
     """Exactly: results, gradients and second derivatives, of an LSTM backward."""
     cell = fn.lstm_cell(2)

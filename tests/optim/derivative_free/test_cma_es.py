@@ -144,6 +144,7 @@ def test_updates_equal_the_tutorial_with_the_same_draws(active: bool) -> None:
     assert set(flags) == {0.0, 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_it_learns_the_shape_of_an_ellipsoid() -> None:
     """Condition number 1e6, six parameters: to 1e-16 in 300 generations of 9, three seeds at once."""

@@ -144,6 +144,7 @@ class TestNumPyLoops:
             assert states.evaluations.values[t] == 8 * (t + 1)
         assert (left_out > 0) != ranks
 
+    @pytest.mark.slow
     def test_genetic_algorithm(self) -> None:
         size, elite, tournament, crossover, mutation = 8, 2, 3, 0.7, 0.4
 
@@ -189,6 +190,7 @@ class TestNumPyLoops:
             assert states.evaluations.values[t] == size * (t + 1)
         assert f(points[-1]) < f(points[0])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("strategy", "reevaluate"), [("rand/1/bin", False), ("best/1/bin", True)])
     def test_differential_evolution(self, strategy: Any, reevaluate: bool) -> None:
         size = 7
@@ -272,6 +274,7 @@ class TestStatistics:
             ratio = np.exp(np.mean(np.log(20 * sigma[i, 200:] / distance[i, 200:])))
             assert 0.6 < ratio < 2.5
 
+    @pytest.mark.slow
     def test_differential_evolution_finds_the_optimum_of_rastrigin_that_scipy_finds(self) -> None:
         def rastrigin(x: Any, xp: Any = jnp) -> Any:
             return 20 + xp.sum(x**2 - 10 * xp.cos(2 * xp.pi * x))

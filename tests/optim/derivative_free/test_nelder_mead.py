@@ -56,6 +56,7 @@ def test_simplex_equals_that_of_scipy_after_each_iteration(adaptive: bool) -> No
     assert states.evaluations.gradients[-1] == states.evaluations.products[-1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_the_first_simplex_is_that_of_scipy_and_mapped_runs_count_separately() -> None:
     """One program: two starts under vmap, where every branch is computed, count what each asked for."""

@@ -67,6 +67,7 @@ def orthogonalized(m: np.ndarray, triples: Any, eps: float = 1e-8) -> np.ndarray
 
 @pytest.mark.usefixtures("float64")
 class TestMuon:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -104,6 +105,7 @@ class TestMuon:
         ours, theirs = (run(make(0.1, **arguments), grads)[0] for make in (fn.optim.muon, optax.contrib.muon))
         close(ours, theirs, rtol=1e-12)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("preset", PRESETS)
     def test_newton_schulz_changes_only_singular_values(self, preset: str) -> None:
         grads = gradients(1, {"tall": (6, 4), "wide": (4, 6)})
@@ -208,6 +210,7 @@ def shampoo_in_numpy(
 
 @pytest.mark.usefixtures("float64")
 class TestShampoo:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("ours", "numpy"),
         [
@@ -324,6 +327,7 @@ SOAP: dict[str, Any] = {"b1": 0.9, "b2": 0.8, "eps": 1e-3, "weight_decay": 0.05,
 
 @pytest.mark.usefixtures("float64")
 class TestSoap:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("ours", "numpy"),
         [
@@ -352,6 +356,7 @@ class TestSoap:
         close(at(path, slice(1, None)), late, rtol=1e-12)
         close(at(path, 0), start_of(grads), rtol=0)
 
+    @pytest.mark.slow
     def test_signs_and_order_of_eigenvectors_do_not_matter(self) -> None:
         grads = {"matrix": gradients(9)["matrix"]}
         optimizer = fn.optim.soap(0.1, **SOAP)
@@ -392,6 +397,7 @@ def shampoo_here(**arguments: Any) -> Any:
     return fn.optim.shampoo(0.1, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "make", [partial(shampoo_here, precondition_every=2), partial(fn.optim.soap, 0.1, **SOAP)]

@@ -139,6 +139,7 @@ class TestRestarts:
         np.testing.assert_array_equal(state.d, -theta)
         assert state.since == 1
 
+    @pytest.mark.slow
     def test_after_a_search_that_found_nothing(self) -> None:
         optimizer, theta = conjugate_gradient(), jnp.array([1.0, 2.0])
         state = optimizer.init(theta)._replace(since=jnp.int32(3), g=theta, d=-theta)

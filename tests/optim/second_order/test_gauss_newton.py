@@ -21,6 +21,7 @@ def step_of(optimizer: Any, params: Any, predict_fn: Any, loss_fn: Any, **extra:
     return optimizer.update(grads, optimizer.init(params), params, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_equals_optimistix() -> None:
     problem = regression()
@@ -37,6 +38,7 @@ def test_equals_optimistix() -> None:
     assert [int(n[-1]) for n in state.evaluations] == [5, 5, 5 * 6]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_equals_the_equation_with_cross_entropy() -> None:
     """The Hessian of the loss couples the classes, and the rate and the damping are schedules."""
@@ -51,6 +53,7 @@ def test_equals_the_equation_with_cross_entropy() -> None:
         close(ours[step + 1], theta, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("n", [4, 20])  # fewer outputs than the 6 params, and more: J by rows, J by columns
 def test_matrix(n: int) -> None:
@@ -63,6 +66,7 @@ def test_matrix(n: int) -> None:
     assert products == min(n, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_singular_takes_the_shortest_step() -> None:
     """Two examples and three weights, one without effect: NumPy's least squares uses the pseudo-inverse."""
@@ -75,6 +79,7 @@ def test_singular_takes_the_shortest_step() -> None:
     assert updates[2] == 0
 
 
+@pytest.mark.slow
 def test_one_step_of_linear_least_squares_in_half_precision() -> None:
     """Solved in float32, applied in bfloat16."""
     x = jnp.array([[1.0, 2.0], [0.5, -1.0], [1.0, 0.0]], jnp.bfloat16)

@@ -17,6 +17,7 @@ close = np.testing.assert_allclose
 make = fn.optim.hessian_free
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("kind", [regression, classification])
 def test_without_early_stopping_it_is_a_dense_solve(kind: Any) -> None:
@@ -58,6 +59,7 @@ def far(problem: Problem) -> Problem:
     return problem._replace(params=jax.tree.map(lambda a: 4 * a + 1, problem.params))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("most, tolerance", [(14, 0.0), (40, 0.05)])
 def test_equals_the_whole_algorithm(most: int, tolerance: float) -> None:
@@ -98,6 +100,7 @@ def test_equals_the_whole_algorithm(most: int, tolerance: float) -> None:
     assert any(back)
 
 
+@pytest.mark.slow
 def test_learns_two_moons_in_float32() -> None:
     data = {"train": fn.data.two_moons(jax.random.key(0), 100)}
     net = fn.serial(fn.dense(8), fn.tanh, fn.dense(2))
@@ -111,6 +114,7 @@ def test_learns_two_moons_in_float32() -> None:
     assert np.all(np.diff(history["train_loss"]) <= 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("backtracking", [True, False])
 def test_a_step_to_a_loss_that_is_not_finite_is_rejected(bad: float, backtracking: bool) -> None:

@@ -29,6 +29,7 @@ def far(problem: Problem) -> Problem:
     return problem._replace(params=jax.tree.map(lambda a: -2 * a, problem.params))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_equals_optimistix() -> None:
     problem = far(regression())
@@ -65,6 +66,7 @@ def in_numpy(problem: Problem, theta: np.ndarray, mu: float, scaling: str, rule:
     return np.array([theta for theta, _ in seen]), np.array([mu for _, mu in seen]), taken
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "scaling, rule, kind",
@@ -101,6 +103,7 @@ def test_ends_where_scipy_ends() -> None:
     close(run(make(), problem, 40)[0][-1], wanted.x, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_fits_a_sine() -> None:
     """A 1-30-1 network reaches a mean squared error below 1e-10 from at least two of four starts."""
@@ -113,6 +116,7 @@ def test_fits_a_sine() -> None:
     assert np.sum(np.array(ends) < 1e-10) >= 2, ends
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_solves_two_spirals() -> None:
     """A 2-12-8-1 network classifies all 194 points correctly in 100 steps."""
@@ -136,6 +140,7 @@ def test_solves_two_spirals() -> None:
     assert solved(1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_vmap_over_the_damping_equals_separate_runs() -> None:
     problem, dampings = far(regression()), jnp.array([1e-3, 1.0])

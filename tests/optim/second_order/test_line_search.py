@@ -317,6 +317,7 @@ class TestAllOfThem:
             thetas, _ = jax.eval_shape(lambda p, f=f: descend(make(), f, p, 2), params)
             assert jax.tree.structure(thetas) == jax.tree.structure(params)
 
+    @pytest.mark.slow
     def test_mixed_dtypes_and_vmap(self, make: Any) -> None:
         """Three problems at once, of which one starts at its minimum and one is NaN."""
         start = {"a": np.array([[1.0, -2.0], [0.0, 0.0], [np.nan, 1.0]], jnp.bfloat16)}

@@ -373,6 +373,7 @@ def test_like_is_no_tree_of_arrays(saved):
         checkpoint.restore(saved, LIKE | {"n": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [10, 150, 2000])
 def test_a_full_disk(tmp_path, capfd, limit):
     """No file may grow past a limit of bytes: of orbax's first file, of one in between, of its data."""
@@ -410,6 +411,7 @@ def test_a_disk_too_small(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 3, {"w": jnp.ones(1)})
 
 
+@pytest.mark.slow
 def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for folder, error, message in (
@@ -456,6 +458,7 @@ def test_the_folder_vanishes(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_orbax_fails_while_its_threads_write(tmp_path, monkeypatch, capfd):
     """It reports the first failure, and its other threads are then still at work."""
     gone = jnp.ones(2)

@@ -69,6 +69,7 @@ def test_it_computes_what_make_run_does(unbroken: fn.train.Fitted) -> None:
     np.testing.assert_allclose(unbroken.history["params_norm"][-1], norm, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_however_the_steps_are_cut(
     unbroken: fn.train.Fitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_same_seed_same_bits_however_the_steps_are_cut(
     equal(again.history["train_loss"], unbroken.history["train_loss"])
 
 
+@pytest.mark.slow
 def test_all_that_watches_a_run_changes_nothing(
     unbroken: fn.train.Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +112,7 @@ def test_all_that_watches_a_run_changes_nothing(
     np.testing.assert_allclose(written, unbroken.history["valid_loss"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_line_for_each_evaluation_without_a_terminal(
     unbroken: fn.train.Fitted, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +150,7 @@ def batches_of(size: int, count: int) -> list[Any]:
     return [{name: a[i] for name, a in DATA.train.items()} for i in order]
 
 
+@pytest.mark.slow
 def test_batches_of_an_iterable_beside_a_loop_by_hand() -> None:
     batches, optimizer = batches_of(16, 7), fn.optim.adam(0.05)
     twice = [*batches, *batches[:3]]
@@ -165,6 +169,7 @@ def test_batches_of_an_iterable_beside_a_loop_by_hand() -> None:
     assert int(two_sizes.now.step) == 8
 
 
+@pytest.mark.slow
 def test_options_of_the_step_beside_a_loop_by_hand() -> None:
     batches, weights = batches_of(8, 6), np.array([1.0, 3.0])
 
@@ -198,6 +203,7 @@ def test_options_of_the_step_beside_a_loop_by_hand() -> None:
     assert got.history["train_penalty"].shape == (6,)
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_float32_params(unbroken: fn.train.Fitted) -> None:
     half = fit(dtype=jnp.bfloat16)
     assert {p.dtype for p in jax.tree.leaves((half.params, half.now.opt_state))} == {
@@ -235,6 +241,7 @@ def test_patience_restores_the_best() -> None:
     equal(got.params, got.now.params)
 
 
+@pytest.mark.slow
 def test_the_rate_falls_on_a_plateau() -> None:
     plateau = fn.optim.reduce_on_plateau(0.5, patience=2)
     got = fit(
@@ -297,6 +304,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_layer() -> None:
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(fitted.params))
 
 
+@pytest.mark.slow
 def test_bad_batches_are_skipped_and_counted() -> None:
     batches = batches_of(16, 6)
     nan, far = ({**batches[2], "x": batches[2]["x"] * factor} for factor in (np.float32("nan"), 1e6))
@@ -323,6 +331,7 @@ def test_bad_batches_are_skipped_and_counted() -> None:
         fit(train=[nan], steps=3, eval_every=3, not_finite="skip", **given)
 
 
+@pytest.mark.slow
 def test_debug_finds_a_nan_that_the_loss_does_not_see() -> None:
     def hidden(x: Any) -> Any:
         return x + jnp.nan_to_num(jax.lax.stop_gradient(jnp.sqrt(x - 9.0)))
@@ -335,6 +344,7 @@ def test_debug_finds_a_nan_that_the_loss_does_not_see() -> None:
     equal(fit(debug=True, **given).now, fit(**given).now)
 
 
+@pytest.mark.slow
 def test_warnings_for_what_goes_nowhere_or_everywhere() -> None:
     with pytest.warns(fn.train.TrainingWarning, match="the loss has not moved in 3 evaluations"):
         fit(**SMALL | {"optimizer": fn.optim.sgd(0.0), "steps": 15})
@@ -343,6 +353,7 @@ def test_warnings_for_what_goes_nowhere_or_everywhere() -> None:
             train={"x": DATA.train["x"], "y": DATA.train["x"][:, :1]}, valid=None, metrics=None)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_between_two_steps(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
 
@@ -413,6 +424,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
     assert int(fit(folder=folder, resume=True, **(given | {"steps": 30})).now.step) == 30
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     first = SMALL | {"optimizer": fn.optim.adam(0.05), "folder": tmp_path}
     fit(steps=5, **first)
@@ -432,6 +444,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     assert int(fit(**again).now.step) == 6
 
 
+@pytest.mark.slow
 def test_the_position_in_a_stream_is_part_of_the_checkpoint(tmp_path: Path) -> None:
     fn.data.save_arrays(tmp_path / "data", DATA.train)
 

@@ -76,6 +76,7 @@ def full_disk(limit: int) -> Iterator[Callable[[], None]]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk(unbroken: Fitted, tmp_path: Path) -> None:
     for limit, every, good, message in (
         (10, 100, 0, r"fit: cannot write .*history.jsonl: File too large; make room.*resume=True"),
@@ -95,6 +96,7 @@ def test_a_full_disk(unbroken: Fitted, tmp_path: Path) -> None:
     equal(fit(folder=folder, resume=True).now, unbroken.now)
 
 
+@pytest.mark.slow
 def test_folders_that_cannot_be_written(unbroken: Fitted, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"fit: cannot make the folder .*/file: File exists"):
@@ -123,6 +125,7 @@ def test_folders_that_cannot_be_written(unbroken: Fitted, tmp_path: Path) -> Non
     resumes(tmp_path / "other", unbroken)
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes(unbroken: Fitted, tmp_path: Path) -> None:
     folder, away = tmp_path / "run", tmp_path / "away"
     with pytest.raises(FileNotFoundError, match=r"checkpoint of step 3 .*: No such file or directory"):
@@ -182,6 +185,7 @@ def test_what_else_makes_it_another_run(tmp_path: Path) -> None:
             fit(**given | {"resume": True} | other)
 
 
+@pytest.mark.slow
 def test_an_end_that_no_longer_holds(tmp_path: Path) -> None:
     given = {"valid": DATA, "optimizer": fn.optim.sgd(50.0), "eval_every": 1, "folder": tmp_path}
     early = fit(patience=2, **given)
@@ -225,6 +229,7 @@ def prefetching() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("fnnet-prefetch")]
 
 
+@pytest.mark.slow
 def test_data_that_fails(tmp_path: Path) -> None:
     fn.data.save_arrays(tmp_path / "data", DATA)
 
@@ -292,6 +297,7 @@ def test_double_precision_reaches_the_thread(float64: None) -> None:
     assert set(seen) == {np.dtype("float64")}
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     def root(x: Any) -> Any:
         return jnp.sqrt(jnp.abs(x - jax.lax.stop_gradient(x)))  # 0, and its derivative infinite

@@ -218,6 +218,7 @@ def test_memory_of_this_machine() -> None:
 
 
 class TestHalving:
+    @pytest.mark.slow
     @pytest.mark.usefixtures("float64")
     def test_against_gradient_descent_in_numpy(self) -> None:
         """Five rates, eta 2: 5 trials of 2 steps, 2 of 4 more, 1 of 8 more."""
@@ -244,6 +245,7 @@ class TestHalving:
         assert got.order[-1] == 3
         assert np.isnan(got.scores[3]).all()
 
+    @pytest.mark.slow
     def test_of_optimizers_and_layers_with_a_state_and_a_key(self) -> None:
         """The same as a run without a break."""
         net = fn.serial(fn.batch_norm(), fn.dropout(0.3), fn.dense(1))
@@ -336,6 +338,7 @@ class TestFolder:
         differs(r"program was '\w+' and is '\w+'", partial(plain, steps=4))
         differs(r"program was '\w+' and is '\w+'", lambda *args: plain(*args)._replace(state={}))
 
+    @pytest.mark.slow
     def test_halving_and_half_precision(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Ends in bfloat16, and a key in the optimizer's state, which a file of NumPy does not know."""
         run = partial(plain, dtype=jnp.bfloat16)

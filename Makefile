@@ -7,10 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/.ready
 WORKERS ?= auto
-# Tests whose outcome depends on LLVM's optimizations, which the rest leaves out to save time (conftest.py).
-OPTIMIZED = tests/test_jaxlib.py tests/optim/test_optimizer_parity.py tests/optim/first_order/test_layerwise_forms.py \
-	tests/optim/second_order/test_lbfgs.py tests/optim/transforms/test_parts.py
-
+PYTEST = $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup
 # Where it is set, every process of pytest would rewrite the asserts of 200 files anew: six seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -19,11 +16,14 @@ unexport PYTHONDONTWRITEBYTECODE
 run: $(READY)
 	$(VENV)/bin/python -m experiments.compare_optimizers $(ARGS)
 
-test: SELECTED = -m "not slow"
-test test-all: $(READY)
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup $(SELECTED) $(if $(ARGS),$(ARGS),$(OPTIMIZED:%=--ignore=%))
+test: $(READY)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+# What depends on the optimizations of LLVM and XLA, which conftest.py leaves out to save time, runs with all of them.
+test-all: $(READY)
+	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not optimized")
 ifeq ($(ARGS),)
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(VENV)/bin/python -m pytest -q -n $(WORKERS) $(SELECTED) $(OPTIMIZED)
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(PYTEST) -m optimized tests/test_jaxlib.py tests/optim
 endif
 
 lint: $(READY)

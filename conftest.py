@@ -14,13 +14,14 @@ from experiments.compilation_cache import use_compilation_cache
 
 # Nearly all of the suite's time is compilation, and most of that is LLVM and the emitters of fused loops, of which the
 # older jaxlib has a simpler kind. XLA's own optimizations stay. What depends on the others is run once more with all of
-# them by `make test`: tests leave the flags alone where XLA_FLAGS has the level already.
+# them by `make test`: tests leave those flags alone where XLA_FLAGS has the level already.
+# One module of machine code per program: XLA's 32, for 32 threads, take a fifth more CPU time.
+fast = ["--xla_cpu_parallel_codegen_split_count=1"]
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    # One module of machine code per program: XLA's 32, for 32 threads, take a fifth more CPU time.
-    fast = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+    fast.append("--xla_backend_optimization_level=0")
     if jaxlib.version.__version_info__ < (0, 11):  # a flag that XLA doesn't know ends the process
         fast.append("--xla_cpu_use_fusion_emitters=false")
-    os.environ["XLA_FLAGS"] = " ".join([*fast, os.environ.get("XLA_FLAGS", "")])
+os.environ["XLA_FLAGS"] = " ".join([*fast, os.environ.get("XLA_FLAGS", "")])
 
 # Tracebacks of ten frames for each operation take a tenth of the time of lowering, and nobody reads them.
 jax.config.update("jax_include_full_tracebacks_in_locations", False)

@@ -129,12 +129,20 @@ def chained(make: Any) -> Any:
     )
 
 
+@pytest.mark.optimized
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", TWINS)
 def test_float64(name: str) -> None:
-    """Learning rates mapped by vmap, a schedule, and inside a chain."""
-    rates = np.array(RATES_OF.get(name, RATES))
-    cases = {"rates": twins(name, jnp.float64, rates), "chain": twins(name, jnp.float64, wrap=chained)}
+    """Learning rates mapped by vmap."""
+    check({"rates": twins(name, jnp.float64, np.array(RATES_OF.get(name, RATES)))})
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", TWINS)
+def test_a_schedule_and_a_chain(name: str) -> None:
+    cases = {"chain": twins(name, jnp.float64, wrap=chained)}
     if name != "rprop":  # its learning rate is the first step size, a number
         first = 1e-4 if name == "prodigy" else 0.0  # from a rate of 0 on, optax's is NaN
         schedule = optax.warmup_cosine_decay_schedule(first, 1e-2, 50, STEPS)
@@ -143,6 +151,7 @@ def test_float64(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", TWINS)
 def test_fewer_digits(name: str) -> None:
     check({dtype.__name__: twins(name, dtype) for dtype in (jnp.float32, jnp.bfloat16)})
@@ -199,6 +208,7 @@ VARIANTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_other_arguments() -> None:
     check(
         {

@@ -123,6 +123,8 @@ def variants() -> dict[str, tuple[Any, Any]]:
 VARIANTS = variants()
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 def test_other_arguments_are_those_of_optax() -> None:
     """Bit for bit; each side of all variants is one program."""
 

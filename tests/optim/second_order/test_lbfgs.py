@@ -34,6 +34,8 @@ SCHEDULED = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("arguments", [{}, SCHEDULED])
 def test_equals_optax(arguments: dict[str, Any]) -> None:
     ours, _ = descend(lbfgs(**arguments), loss, start(), 40)

@@ -102,6 +102,8 @@ def path(make: Callable[[], Any], params: Any, all_grads: Any) -> Any:
     return jax.lax.scan(one, (params, optimizer.init(params)), (all_grads, losses))[1]
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16"])
 def test_equal_to_optax_at_every_step(kind: str) -> None:
     """Bit for bit, but for accumulate; other arguments than the common ones in float32 only."""

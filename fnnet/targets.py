@@ -28,7 +28,9 @@ def array(x: Any) -> Any:
 def known(x: Any) -> np.ndarray | None:
     """The values of an array or of nested lists. None if there are none yet, as under jit, or none on this process."""
     for leaf in jax.tree.leaves(x):
-        if isinstance(leaf, jax.core.Tracer) or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        if isinstance(leaf, jax.core.Tracer) or (
+            isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        ):
             return None
     return np.asarray(x)
 
@@ -76,7 +78,9 @@ def signs(function: str, target: Any) -> jax.Array:
     values, t = known(target), at_least_float32(target)
     if values is None:
         return jnp.where(jnp.abs(t) == 1, t, jnp.nan)
-    _refuse(function, values, ~((values == 1) | (values == -1)), "-1 or 1; from labels 0 and 1: 2 * target - 1")
+    _refuse(
+        function, values, ~((values == 1) | (values == -1)), "-1 or 1; from labels 0 and 1: 2 * target - 1"
+    )
     return t
 
 
@@ -99,7 +103,9 @@ def at_least_float32(x: Any) -> jax.Array:
 def check_not_empty(function: str, x: Any, layout: str) -> None:
     """Raises ValueError if an axis other than the batch is empty: the mean over no numbers is NaN."""
     if 0 in x.shape[1:]:
-        raise ValueError(f"{function}: prediction is {check.describe(x)}, wanted {layout}, no axis but the batch empty")
+        raise ValueError(
+            f"{function}: prediction is {check.describe(x)}, wanted {layout}, no axis but the batch empty"
+        )
 
 
 def remedy(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:

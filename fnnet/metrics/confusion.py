@@ -22,7 +22,9 @@ def decisions(
     """
     given = targets.array(prediction)
     one_logit = (
-        classes == 2 and given.ndim and (given.shape[-1] == 1 or given.ndim == 1 and targets.array(target).ndim)
+        classes == 2
+        and given.ndim
+        and (given.shape[-1] == 1 or given.ndim == 1 and targets.array(target).ndim)
     )
     if not one_logit and (given.ndim < 2 or given.shape[-1] != classes):
         raise ValueError(

@@ -89,9 +89,7 @@ def roc_auc(capacity: int, classes: int = 2) -> Metric:
     return Metric(init, update, result)
 
 
-def _scores(
-    classes: int, prediction: Any, target: Any, mask: Any, dtype: Any
-) -> tuple[jax.Array, jax.Array]:
+def _scores(classes: int, prediction: Any, target: Any, mask: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Scores (batch, columns) and labels int32[batch], -1 for an invalid one. Raises if the shapes do not match."""
     one_logit = classes == 2 and prediction.shape[1:] in ((), (1,)) and prediction.ndim
     if not one_logit and prediction.shape[1:] != (classes,):

@@ -76,10 +76,22 @@ def test_jit_vmap_and_dtype(dtype: jnp.dtype) -> None:
         (zeros((4, 3)), zeros(4), r"target float32\[4\], wanted integer labels"),
         (zeros((4, 2, 3)), zeros(4, int), r"wanted integer labels of shape \(4, 2\)"),
         (zeros((4, 3)), zeros((4, 1), int), r"; take the target's last axis away: y\[:, 0\]"),
-        (zeros(4), zeros(3, int), r"prediction is float32\[4\] and target int32\[3\], wanted 0 or 1 for each"),
+        (
+            zeros(4),
+            zeros(3, int),
+            r"prediction is float32\[4\] and target int32\[3\], wanted 0 or 1 for each",
+        ),
         (zeros((4, 1)), zeros((4, 2)), r"wanted 0 or 1 for each score, of shape \(4,\) or \(4, 1\)"),
-        (zeros((4, 0)), zeros(4, int), r"prediction is float32\[4,0\], wanted \(batch, ..., classes\), no axis"),
-        (zeros((4, 0, 3)), zeros((4, 0), int), r"prediction is float32\[4,0,3\], wanted .*, no axis but the batch"),
+        (
+            zeros((4, 0)),
+            zeros(4, int),
+            r"prediction is float32\[4,0\], wanted \(batch, ..., classes\), no axis",
+        ),
+        (
+            zeros((4, 0, 3)),
+            zeros((4, 0), int),
+            r"prediction is float32\[4,0,3\], wanted .*, no axis but the batch",
+        ),
         (zeros(()), zeros((), int), r"prediction is float32\[\], wanted \(batch, ..., classes\)"),
     ],
 )
@@ -167,15 +179,21 @@ def test_one_logit_is_decided_at_0(name: str) -> None:
 
 def test_one_logit_has_two_classes() -> None:
     np.testing.assert_array_equal(metrics.top_k(2)(LOGITS[:, None], ANSWERS), np.ones(5))
-    with pytest.raises(ValueError, match=r"top_k: k=3, wanted at most 2, the number of classes in float32\[5,1\]"):
+    with pytest.raises(
+        ValueError, match=r"top_k: k=3, wanted at most 2, the number of classes in float32\[5,1\]"
+    ):
         metrics.top_k(3)(LOGITS[:, None], ANSWERS)
 
 
-@pytest.mark.parametrize("target", [[0, 2, 1, 0, 0], [0, -1, 0, 0, 0], [0, 0.9, 0, 0, 0], [0, np.nan, 1, 0, 0]])
+@pytest.mark.parametrize(
+    "target", [[0, 2, 1, 0, 0], [0, -1, 0, 0, 0], [0, 0.9, 0, 0, 0], [0, np.nan, 1, 0, 0]]
+)
 def test_a_target_of_one_logit_is_0_or_1(target: list[float]) -> None:
     for name, f in {"accuracy": metrics.accuracy, "top_k": metrics.top_k(1)}.items():
         for shape in ((5,), (5, 1)):
-            with pytest.raises(ValueError, match=rf"{name}: target\[1\]=.*, wanted 0 or 1, since the prediction"):
+            with pytest.raises(
+                ValueError, match=rf"{name}: target\[1\]=.*, wanted 0 or 1, since the prediction"
+            ):
                 f(LOGITS.reshape(shape), np.reshape(target, shape))
         got = jax.jit(f)(LOGITS, array(target))
         np.testing.assert_array_equal(np.isnan(got), [False, True, False, False, False])
@@ -186,11 +204,16 @@ def test_a_target_of_one_logit_is_0_or_1(target: list[float]) -> None:
     [
         (np.array([0, 2**32 + 1, 2]), r"target\[1\]=4294967297, wanted a label from 0 to 2"),
         ([0, -1, 2], r"target\[1\]=-1, wanted a label from 0 to 2"),
-        ([[1.0, 0, 0], [1.0, 1.0, 0], [0, 0, 1.0]], r"target\[1\] has the sum 2 and the smallest entry 0, wanted a"),
+        (
+            [[1.0, 0, 0], [1.0, 1.0, 0], [0, 0, 1.0]],
+            r"target\[1\] has the sum 2 and the smallest entry 0, wanted a",
+        ),
         ([[1.0, 0, 0], [0, 0, 0], [0, 0, 1.0]], r"target\[1\] has the sum 0"),
     ],
 )
-def test_a_target_without_a_meaning_raises_if_it_is_known_and_is_nan_under_jit(target: Any, wanted: str) -> None:
+def test_a_target_without_a_meaning_raises_if_it_is_known_and_is_nan_under_jit(
+    target: Any, wanted: str
+) -> None:
     for name, f in {"accuracy": metrics.accuracy, "top_k": metrics.top_k(2)}.items():
         with pytest.raises(ValueError, match=f"{name}: {wanted}"):
             f(array(np.eye(3)), target)

@@ -57,7 +57,11 @@ def test_one_logit_has_the_confidence_of_its_sigmoid() -> None:
     confidence, right = np.maximum(p, 1 - p), (z > 0) == labels
     inside = [(confidence > b / 10) & (confidence <= (b + 1) / 10) for b in range(10)]
     want = sum(abs(np.sum(right[i]) - np.sum(confidence[i])) for i in inside) / 200
-    for prediction, target in ((z, labels), (z[:, None], labels[:, None].astype(np.float32)), (z, labels > 0)):
+    for prediction, target in (
+        (z, labels),
+        (z[:, None], labels[:, None].astype(np.float32)),
+        (z, labels > 0),
+    ):
         np.testing.assert_allclose(of(metrics.calibration_error(10), prediction, target), want, rtol=1e-5)
 
 

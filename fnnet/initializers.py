@@ -58,7 +58,6 @@ def constant(value: chex.Numeric) -> Initializer:
         >>> fn.initializers.constant(0.5)(jax.random.key(0), (2,))
         Array([0.5, 0.5], dtype=float32)
     """
-
     check.number("constant", "value", value)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -82,7 +81,6 @@ def normal(stddev: chex.Numeric = 0.01) -> Initializer:
         >>> bool(abs(w.std() - 2.0) < 0.02)
         True
     """
-
     check.number("normal", "stddev", stddev, "[0, inf)")
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -112,7 +110,6 @@ def truncated_normal(stddev: chex.Numeric = 0.01, lower: float = -2.0, upper: fl
         >>> bool(abs(w).max() <= 2.0), bool(abs(w.std() - 0.8796) < 0.01)
         (True, True)
     """
-
     check.number("truncated_normal", "stddev", stddev, "[0, inf)")
     check.number("truncated_normal", "lower", lower, "[-inf, inf)")
     check.number("truncated_normal", "upper", upper, "(-inf, inf]")
@@ -148,7 +145,6 @@ def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializ
         >>> bool(w.min() < -0.49), bool(w.max() > 0.49)
         (True, True)
     """
-
     check.number("uniform", "scale", scale)
     check.number("uniform", "low", low)
     _check_ordered("uniform", "low", low, "scale", scale)
@@ -288,7 +284,6 @@ def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
         >>> bool(jnp.allclose(w.T @ w, jnp.eye(3), atol=1e-6))
         True
     """
-
     check.number("orthogonal", "gain", gain)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -325,7 +320,6 @@ def identity(gain: chex.Numeric = 1.0) -> Initializer:
         Array([[1., 0., 0.],
                [0., 1., 0.]], dtype=float32)
     """
-
     check.number("identity", "gain", gain)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:

@@ -61,8 +61,8 @@ def sample(
         prompt: integers from 0 to vocabulary - 1.
         steps: number of tokens to draw, at least 1.
         key: PRNG key of the draws.
-        temperature: in [0, inf). Below 1, likely tokens become more likely. With 0 each token is the most likely one (the first
-            of equal ones), whatever `top_k` and `top_p` are. It may be a tracer.
+        temperature: in [0, inf). Below 1, likely tokens become more likely. With 0 each token is the most likely one
+            (the first of equal ones), whatever `top_k` and `top_p` are. It may be a tracer.
         top_k: draw from the k most likely tokens only. None, and more than the vocabulary has, mean all.
         top_p: draw from the nucleus only: the smallest set of most likely tokens whose probability is at least
             top_p, in (0, 1]. None and 1 mean all. It may be a tracer. With `top_k`, the probabilities are those

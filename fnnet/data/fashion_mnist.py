@@ -117,22 +117,20 @@ def read_idx(path: str | os.PathLike[str], *, largest: int = 1 << 30) -> np.ndar
 
 
 def _read_array(
-    file: IO[bytes], path: str | os.PathLike[str], *, size: int | None, largest: int | None
+    file: IO[bytes] | gzip.GzipFile, path: str | os.PathLike[str], *, size: int | None, largest: int | None
 ) -> np.ndarray:
     """The array in an open file: of so many bytes if this is known, and of `largest` at most if that is given."""
     head = _read_at_most(file, 4)
     head += _read_at_most(file, 4 * head[3]) if len(head) == 4 else b""
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_DTYPES or len(head) < 4 + 4 * head[3]:
-        wanted = ", ".join(f"{code:02x}" for code in IDX_DTYPES)
-        got = f"{size or len(head)} bytes" if size is not None or len(head) < 4 + 4 * head[3] else "a file"
+        types = ", ".join(f"{code:02x}" for code in IDX_DTYPES)
         raise ValueError(
-            f"{path}: not an IDX file: got {got} that begin with {head[:4].hex(' ') or 'nothing'}, "
-            f"wanted 00 00, a type among {wanted}, the number of axes and their sizes"
+            f"{path}: not an IDX file: got {len(head) if size is None else size} bytes that begin with "
+            f"{head[:4].hex(' ') or 'nothing'}, wanted 00 00, a type among {types}, the number of axes and their sizes"
         )
     dtype = np.dtype(IDX_DTYPES[head[2]])
     shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4"))
     promised = math.prod(shape) * dtype.itemsize
-    wanted = f"wanted {len(head) + promised} for {dtype.name} of shape {shape}"
     if largest is not None and promised > largest:
         raise ValueError(
             f"{path}: gzipped IDX file whose header promises {promised} bytes, {dtype.name} of shape {shape}, wanted "
@@ -144,11 +142,14 @@ def _read_array(
     if len(raw) != promised:
         more = "more than " if len(raw) > promised else ""
         got = len(head) + min(len(raw), promised) if size is None else size
-        raise ValueError(f"{path}: damaged IDX file: got {more}{got} bytes, {wanted}; download it again")
+        raise ValueError(
+            f"{path}: damaged IDX file: got {more}{got} bytes, wanted {len(head) + promised} for {dtype.name} of shape "
+            f"{shape}; download it again"
+        )
     return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _read_at_most(file: IO[bytes], n: int) -> bytes:
+def _read_at_most(file: IO[bytes] | gzip.GzipFile, n: int) -> bytes:
     """The next n bytes, or what there is. Read in pieces: at once, memory would be taken for what is promised."""
     pieces = []
     while n > 0 and (piece := file.read(min(n, 1 << 20))):

@@ -21,11 +21,8 @@ def decisions(
     not match, or if a known target has no meaning.
     """
     given = targets.array(prediction)
-    one_logit = (
-        classes == 2
-        and given.ndim
-        and (given.shape[-1] == 1 or given.ndim == 1 and targets.array(target).ndim)
-    )
+    is_flat = given.ndim == 1 and targets.array(target).ndim > 0
+    one_logit = classes == 2 and (is_flat or given.shape[-1:] == (1,))
     if not one_logit and (given.ndim < 2 or given.shape[-1] != classes):
         raise ValueError(
             f"{name}: prediction is {check.describe(given)}, wanted (batch, ..., {classes})"

@@ -94,7 +94,8 @@ def f1(
         classes: number of classes, at least 2.
         average: as in `precision`. It is an average of each class's F1, not the F1 of averages.
         positive: the class for "binary", 0 or 1.
-        zero_division: the value of 0 / 0, in [0, 1], which arises for a class without examples that was never predicted.
+        zero_division: the value of 0 / 0, in [0, 1], which arises for a class without examples that was never
+            predicted.
 
     Returns:
         A metric. Predictions, targets and NaN are as in `precision`.

@@ -66,7 +66,7 @@ def test_one_logit_has_the_confidence_of_its_sigmoid() -> None:
 
 
 def test_perplexity_of_one_score_raises() -> None:
-    with pytest.raises(ValueError, match="softmax_cross_entropy: .* use binary_cross_entropy"):
+    with pytest.raises(ValueError, match=r"softmax_cross_entropy: .* use binary_cross_entropy"):
         of(metrics.perplexity(), zeros((3, 1)), zeros(3, int))
     with pytest.raises(TypeError, match="perplexity: got 'nll', wanted a function"):
         metrics.perplexity("nll")

@@ -44,7 +44,7 @@ def labels(function: str, target: Any, classes: int, mask: Any = None) -> jax.Ar
         return label.astype(jnp.int32) if label.dtype.itemsize < 4 else label
     outside = (values < 0) | (values >= classes)
     _refuse(function, values, outside, f"a label from 0 to {classes - 1}", mask)
-    return jnp.asarray(np.where(outside, -1, values).astype(np.int32))
+    return jnp.asarray(np.where(outside, -1, values.astype(np.int32)))
 
 
 def is_distribution(function: str, target: Any, mask: Any = None) -> jax.Array:

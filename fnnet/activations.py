@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnnet import check
+
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
     """Converts to float32 at least: exp overflows float16 at 11.1, and half precision has too few digits for a sum."""
@@ -176,17 +178,32 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
     """Leaky relu: y = x for x > 0, else negative_slope x. Its derivative at 0 is negative_slope.
 
+    Args:
+        x: array of any shape.
+        negative_slope: a finite number. It may be a tracer.
+
+    Raises:
+        TypeError, ValueError: negative_slope is not such a number.
+
     Source: Maas, Hannun & Ng 2013, "Rectifier nonlinearities improve neural network acoustic models".
 
     Example:
         >>> fn.leaky_relu(jnp.array([-1.0, 0.0, 2.0]))
         Array([-0.01,  0.  ,  2.  ], dtype=float32)
     """
+    check.number("leaky_relu", "negative_slope", negative_slope)
     return jnp.where(x > 0, x, negative_slope * x)
 
 
 def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """Exponential linear unit: y = x for x > 0, else alpha (exp(x) - 1). Its derivative at 0 is alpha.
+
+    Args:
+        x: array of any shape.
+        alpha: -alpha is the limit for very negative x; in [0, inf). It may be a tracer.
+
+    Raises:
+        TypeError, ValueError: alpha is not such a number.
 
     Source: Clevert, Unterthiner & Hochreiter 2016, arXiv:1511.07289.
 
@@ -194,6 +211,7 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
         >>> fn.elu(jnp.array([-100.0, 0.0, 2.0]))
         Array([-1.,  0.,  2.], dtype=float32)
     """
+    check.number("elu", "alpha", alpha, "[0, inf)")
     # The branch that is not taken must be finite, too. Otherwise its derivative is inf * 0.
     return jnp.where(x > 0, x, alpha * _expm1(jnp.where(x > 0, 0, x)))
 
@@ -224,12 +242,16 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
         approximate: use y = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3), as GPT-2 does (and
             `jax.nn.gelu` by default).
 
+    Raises:
+        TypeError: approximate is not True or False.
+
     Source: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 
     Example:
         >>> fn.gelu(jnp.array([-100.0, 0.0, 100.0]))
         Array([ -0.,   0., 100.], dtype=float32)
     """
+    check.flag("gelu", "approximate", approximate)
     return _gelu_by_tanh(x) if approximate else _gelu(x)
 
 
@@ -284,26 +306,33 @@ def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
 
     An entry of -inf gets probability 0. If all entries are -inf, or one is inf, there is no limit, and y is NaN.
 
+    Raises:
+        TypeError, ValueError: axis is not an int, or not an axis of x.
+
     Example:
         >>> fn.softmax(jnp.array([1000.0, 1000.0, -jnp.inf]))
         Array([0.5, 0.5, 0. ], dtype=float32)
     """
-    e = jnp.exp(_shift_to_max_0(x, axis))
+    e = jnp.exp(_shift_to_max_0("softmax", x, axis))
     return _to_dtype_of_x(e / jnp.sum(e, axis=axis, keepdims=True), x)
 
 
 def log_softmax(x: jax.Array, axis: int = -1) -> jax.Array:
     """The logarithm of softmax: y_i = x_i - log sum_j exp(x_j) along `axis`.
 
+    Raises:
+        TypeError, ValueError: axis is not an int, or not an axis of x.
+
     Example:
         >>> fn.log_softmax(jnp.array([1000.0, 0.0]))
         Array([    0., -1000.], dtype=float32)
     """
-    shifted = _shift_to_max_0(x, axis)
+    shifted = _shift_to_max_0("log_softmax", x, axis)
     return _to_dtype_of_x(shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True)), x)
 
 
-def _shift_to_max_0(x: jax.Array, axis: int) -> jax.Array:
+def _shift_to_max_0(function: str, x: jax.Array, axis: int) -> jax.Array:
     """Shifts x so that its maximum is 0. This does not change the softmax, and keeps exp from overflowing."""
     x = _at_least_float32(x)
+    check.integer(function, "axis", axis, f"[{-x.ndim}, {x.ndim})")
     return x - jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))

@@ -126,6 +126,13 @@ def number(function: str, name: str, value: Any, interval: str = "(-inf, inf)") 
         raise ValueError(f"{function}: {name}={value}, wanted {wanted}")
 
 
+def integer(function: str, name: str, value: Any, interval: str = "(-inf, inf)") -> None:
+    """Raises unless `value` is an int, Python's or NumPy's, in an interval, such as a seed in "[0, inf)"."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{function}: {name}={value!r}, wanted an int")
+    number(function, name, value, interval)
+
+
 def flag(function: str, name: str, value: Any) -> None:
     """Raises TypeError unless the value is True or False: any other object has a truth value, too."""
     if not isinstance(value, bool):

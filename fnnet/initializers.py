@@ -24,6 +24,7 @@ from fnnet.layer import printable
 
 Initializer = Callable[..., jax.Array]
 FanMode = Literal["fan_in", "fan_out", "fan_avg"]
+MODES = ("fan_in", "fan_out", "fan_avg")
 
 
 def zeros(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -50,10 +51,14 @@ def ones(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> j
 def constant(value: chex.Numeric) -> Initializer:
     """The same number everywhere.
 
+    Raises:
+        TypeError, ValueError: value is not a finite number.
+
     Example:
         >>> fn.initializers.constant(0.5)(jax.random.key(0), (2,))
         Array([0.5, 0.5], dtype=float32)
     """
+    check.number("constant", "value", value)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jnp.full(shape, value, dtype)
@@ -65,11 +70,18 @@ def constant(value: chex.Numeric) -> Initializer:
 def normal(stddev: chex.Numeric = 0.01) -> Initializer:
     """Normal distribution N(0, stddev^2).
 
+    Args:
+        stddev: standard deviation, in [0, inf).
+
+    Raises:
+        TypeError, ValueError: stddev is not such a number.
+
     Example:
         >>> w = fn.initializers.normal(2.0)(jax.random.key(0), (1000, 100))
         >>> bool(abs(w.std() - 2.0) < 0.02)
         True
     """
+    check.number("normal", "stddev", stddev, "[0, inf)")
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         draws = jax.random.normal(key, _flat(shape), _drawing_dtype("normal", dtype))
@@ -85,11 +97,23 @@ def truncated_normal(stddev: chex.Numeric = 0.01, lower: float = -2.0, upper: fl
     `stddev` is the standard deviation before truncation, as in `jax.nn.initializers`. With the default bounds the
     draws have 0.8796 of it.
 
+    Args:
+        stddev: standard deviation before truncation, in [0, inf).
+        lower: the least draw, as a multiple of stddev. -inf does not truncate on this side.
+        upper: the largest draw, more than lower. inf does not truncate on this side.
+
+    Raises:
+        TypeError, ValueError: an argument is not such a number.
+
     Example:
         >>> w = fn.initializers.truncated_normal(1.0)(jax.random.key(0), (1000, 100))
         >>> bool(abs(w).max() <= 2.0), bool(abs(w.std() - 0.8796) < 0.01)
         (True, True)
     """
+    check.number("truncated_normal", "stddev", stddev, "[0, inf)")
+    check.number("truncated_normal", "lower", lower, "[-inf, inf)")
+    check.number("truncated_normal", "upper", upper, "(-inf, inf]")
+    _check_ordered("truncated_normal", "lower", lower, "upper", upper)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         draws = jax.random.truncated_normal(
@@ -106,6 +130,14 @@ def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializ
 
     In half precision a draw may be rounded up to `scale`.
 
+    Args:
+        scale: upper bound, more than low.
+        low: lower bound.
+
+    Raises:
+        TypeError, ValueError: an argument is not a finite number, or scale is not more than low. For U[-b, b) write
+            `uniform(b, low=-b)`.
+
     Example:
         Between -0.5 and 0.5:
 
@@ -113,6 +145,9 @@ def uniform(scale: chex.Numeric = 0.01, *, low: chex.Numeric = 0.0) -> Initializ
         >>> bool(w.min() < -0.49), bool(w.max() > 0.49)
         (True, True)
     """
+    check.number("uniform", "scale", scale)
+    check.number("uniform", "low", low)
+    _check_ordered("uniform", "low", low, "scale", scale)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         draws = jax.random.uniform(key, _flat(shape), _drawing_dtype("uniform", dtype), low, scale)
@@ -161,7 +196,10 @@ def kaiming_uniform(
         activation: the activation that follows; see `gain`.
         mode: "fan_in" preserves the variance in the forward pass, "fan_out" in the backward pass; "fan_avg" uses
             their mean.
-        negative_slope: the slope of leaky_relu.
+        negative_slope: the slope of leaky_relu, a finite number.
+
+    Raises:
+        TypeError, ValueError: the activation or the mode is not known, or the slope is not such a number.
 
     Source: He et al. 2015, "Delving deep into rectifiers", arXiv:1502.01852, eq. 10 and 15.
 
@@ -170,7 +208,8 @@ def kaiming_uniform(
         >>> bool(abs(w).max() <= (6 / 200) ** 0.5)
         True
     """
-    return _scaled("uniform", gain(activation, negative_slope=negative_slope), mode)
+    check.one_of("kaiming_uniform", "mode", mode, MODES)
+    return _scaled("uniform", _gain("kaiming_uniform", activation, negative_slope), mode)
 
 
 @printable
@@ -183,7 +222,10 @@ def kaiming_normal(
         activation: the activation that follows; see `gain`.
         mode: "fan_in" preserves the variance in the forward pass, "fan_out" in the backward pass; "fan_avg" uses
             their mean.
-        negative_slope: the slope of leaky_relu.
+        negative_slope: the slope of leaky_relu, a finite number.
+
+    Raises:
+        TypeError, ValueError: the activation or the mode is not known, or the slope is not such a number.
 
     Source: He et al. 2015, "Delving deep into rectifiers", arXiv:1502.01852, eq. 10 and 15.
 
@@ -192,7 +234,8 @@ def kaiming_normal(
         >>> bool(abs(w.var() - 2 / 200) < 2e-4)
         True
     """
-    return _scaled("normal", gain(activation, negative_slope=negative_slope), mode)
+    check.one_of("kaiming_normal", "mode", mode, MODES)
+    return _scaled("normal", _gain("kaiming_normal", activation, negative_slope), mode)
 
 
 @printable
@@ -230,6 +273,7 @@ def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
     A kernel (height, width, in, out) is treated as the matrix (height * width * in, out).
 
     Raises:
+        TypeError, ValueError: gain is not a finite number.
         ValueError: the shape has fewer than two axes.
 
     Source: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
@@ -240,6 +284,7 @@ def orthogonal(gain: chex.Numeric = 1.0) -> Initializer:
         >>> bool(jnp.allclose(w.T @ w, jnp.eye(3), atol=1e-6))
         True
     """
+    check.number("orthogonal", "gain", gain)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         _check_matrix("orthogonal", shape)
@@ -264,6 +309,7 @@ def identity(gain: chex.Numeric = 1.0) -> Initializer:
     or the left one of the two in the middle. With padding "SAME" the input then passes through unchanged.
 
     Raises:
+        TypeError, ValueError: gain is not a finite number.
         ValueError: the shape has fewer than two axes.
 
     Source: Le et al. 2015, "A simple way to initialize recurrent networks of rectified linear units",
@@ -274,6 +320,7 @@ def identity(gain: chex.Numeric = 1.0) -> Initializer:
         Array([[1., 0., 0.],
                [0., 1., 0.]], dtype=float32)
     """
+    check.number("identity", "gain", gain)
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         _check_matrix("identity", shape)
@@ -291,8 +338,13 @@ def sparse(connections: int = 15, *, stddev: chex.Numeric = 1.0) -> Initializer:
     So units do not saturate, however many inputs they have. (PyTorch's `sparse_` takes the fraction of zeros
     instead.)
 
+    Args:
+        connections: incoming weights of a unit, at least 1.
+        stddev: their standard deviation, in [0, inf).
+
     Raises:
-        ValueError: there is less than one connection, or the shape has fewer than two axes.
+        TypeError, ValueError: an argument is not such a number.
+        ValueError: the shape has fewer than two axes.
 
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5.
 
@@ -302,6 +354,7 @@ def sparse(connections: int = 15, *, stddev: chex.Numeric = 1.0) -> Initializer:
         Array([15, 15, 15], dtype=int32)
     """
     check.is_positive("sparse", "connections", connections)
+    check.number("sparse", "stddev", stddev, "[0, inf)")
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         _check_matrix("sparse", shape)
@@ -323,7 +376,7 @@ def gain(activation: str, *, negative_slope: float = 0.01) -> float:
         identity, sigmoid, hardlim, softmax 1
 
     Raises:
-        ValueError: the gain of the activation is not known.
+        TypeError, ValueError: the gain of the activation is not known, or the slope is not a finite number.
 
     Source: He et al. 2015, eq. 15; for tanh and selu the values that PyTorch uses.
 
@@ -331,6 +384,12 @@ def gain(activation: str, *, negative_slope: float = 0.01) -> float:
         >>> round(fn.initializers.gain("leaky_relu", negative_slope=0.2), 4)
         1.3868
     """
+    return _gain("gain", activation, negative_slope)
+
+
+def _gain(function: str, activation: str, negative_slope: float) -> float:
+    """`gain`, for a function that is named in errors."""
+    check.number(function, "negative_slope", negative_slope)
     gains = {
         "identity": 1.0,
         "sigmoid": 1.0,
@@ -341,8 +400,7 @@ def gain(activation: str, *, negative_slope: float = 0.01) -> float:
         "leaky_relu": math.sqrt(2.0 / (1.0 + negative_slope**2)),
         "selu": 3 / 4,
     }
-    if activation not in gains:
-        raise ValueError(f"gain: activation={activation!r}, wanted one of {list(gains)}")
+    check.one_of(function, "activation", activation, tuple(gains))
     return gains[activation]
 
 
@@ -363,8 +421,6 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
 
 def _scaled(distribution: str, gain: float, mode: FanMode) -> Initializer:
     """An initializer with mean 0 and variance gain^2 / fan."""
-    if mode not in ("fan_in", "fan_out", "fan_avg"):
-        raise ValueError(f"mode={mode!r}, wanted 'fan_in', 'fan_out' or 'fan_avg'")
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fan_in, fan_out = fans(shape)
@@ -375,6 +431,12 @@ def _scaled(distribution: str, gain: float, mode: FanMode) -> Initializer:
         return uniform(b, low=-b)(key, shape, dtype)
 
     return init
+
+
+def _check_ordered(function: str, name_a: str, a: chex.Numeric, name_b: str, b: chex.Numeric) -> None:
+    """Raises ValueError unless a < b. Tracers pass."""
+    if not any(isinstance(x, jax.core.Tracer) for x in (a, b)) and float(a) >= float(b):
+        raise ValueError(f"{function}: {name_b}={b}, wanted more than {name_a}={a}")
 
 
 def _check_matrix(name: str, shape: Sequence[int]) -> None:

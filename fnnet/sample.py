@@ -1,9 +1,7 @@
 """Autoregressive sampling: draw the next token, feed it back, repeat, in one compiled scan."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import chex
@@ -61,10 +59,10 @@ def sample(
         params: of the network.
         state: of the network, from `init`, or from an evaluation of the text before the prompt.
         prompt: integers from 0 to vocabulary - 1.
-        steps: number of tokens to draw.
+        steps: number of tokens to draw, at least 1.
         key: PRNG key of the draws.
-        temperature: below 1, likely tokens become more likely. With 0 each token is the most likely one (the first
-            of equal ones), whatever `top_k` and `top_p` are. It may be a tracer.
+        temperature: in [0, inf). Below 1, likely tokens become more likely. With 0 each token is the most likely one
+            (the first of equal ones), whatever `top_k` and `top_p` are. It may be a tracer.
         top_k: draw from the k most likely tokens only. None, and more than the vocabulary has, mean all.
         top_p: draw from the nucleus only: the smallest set of most likely tokens whose probability is at least
             top_p, in (0, 1]. None and 1 mean all. It may be a tracer. With `top_k`, the probabilities are those
@@ -73,7 +71,7 @@ def sample(
     Among tokens with equal logits, `top_k` and `top_p` keep those with the lower numbers.
 
     Raises:
-        TypeError: the prompt is not integer; steps or top_k is not an int; temperature or top_p is not a number.
+        TypeError: the prompt is not integer; steps or top_k is not an int; temperature or top_p is not one number.
         ValueError: the prompt is empty, not (batch, time) or (time,), or has a token outside the vocabulary; steps or
             top_k is not positive; temperature is negative, infinite or NaN; top_p is outside (0, 1]; the output is
             not (batch, time, vocabulary); prompt and continuation do not fit in a cache or a table of positions; one
@@ -114,9 +112,9 @@ def sample(
     check.is_positive("sample", "steps", steps)
     if top_k is not None:
         check.is_positive("sample", "top_k", top_k)
-    _check_number("temperature", temperature, "at least 0, and finite", lambda t: 0 <= t < np.inf)
+    check.number("sample", "temperature", temperature, "[0, inf)")
     if top_p is not None:
-        _check_number("top_p", top_p, "in (0, 1]", lambda p: 0 < p <= 1)
+        check.number("sample", "top_p", top_p, "(0, 1]")
     tokens = prompt if len(prompt.shape) == 2 else prompt[None]
     cached = _check_network(apply, params, state, tokens, steps)
 
@@ -130,16 +128,6 @@ def sample(
                 "look for NaN in params, and for a cache in state that is full"
             )
     return drawn if len(prompt.shape) == 2 else drawn[0]
-
-
-def _check_number(name: str, value: Any, wanted: str, fits: Callable[[float], bool]) -> None:
-    """Raises unless the value is a number that fits. A tracer has no value yet."""
-    if not isinstance(value, Real) and not hasattr(value, "dtype"):
-        raise TypeError(f"sample: {name}={value!r}, wanted a number {wanted}")
-    if np.shape(value) != ():
-        raise ValueError(f"sample: {name} is {check.describe(value)}, wanted one number {wanted}")
-    if not isinstance(value, jax.core.Tracer) and not fits(float(value)):
-        raise ValueError(f"sample: {name}={value}, wanted {wanted}")
 
 
 @dataclass

@@ -102,6 +102,18 @@ def test_is_positive():
             check.is_positive("dense", "features", value)
 
 
+def test_integer():
+    for value in (0, 3, np.int64(2)):
+        check.integer("split", "seed", value, "[0, inf)")
+    check.integer("softmax", "axis", -1)
+    for value in (-1, np.int64(-1)):
+        with pytest.raises(ValueError, match=r"^split: seed=-1, wanted at least 0$"):
+            check.integer("split", "seed", value, "[0, inf)")
+    for value in (1.0, True, "1", None, math.nan, np.float32(1), np.True_):
+        with pytest.raises(TypeError, match=r"^split: seed=.*, wanted an int$"):
+            check.integer("split", "seed", value, "[0, inf)")
+
+
 def test_number():
     for value in (0, 0.5, np.float32(0.5), np.int64(0), np.array(0.5), jnp.float32(0.5)):
         check.number("dropout", "rate", value, "[0, 1)")

@@ -387,10 +387,14 @@ def test_shape_with_one_axis_raises(name: str) -> None:
 
 
 def test_wrong_arguments_raise() -> None:
-    with pytest.raises(ValueError, match="mode='fan', wanted 'fan_in', 'fan_out' or 'fan_avg'"):
+    with pytest.raises(
+        ValueError, match="kaiming_uniform: mode='fan', wanted one of 'fan_in', 'fan_out', 'fan_avg'"
+    ):
         kaiming_uniform(mode="fan")  # type: ignore[arg-type]
     for function in (gain, kaiming_normal, kaiming_uniform):
-        with pytest.raises(ValueError, match=r"gain: activation='swish', wanted one of \['identity',"):
+        with pytest.raises(
+            ValueError, match=rf"{function.__name__}: activation='swish', wanted one of 'identity',"
+        ):
             function("swish")
     with pytest.raises(ValueError, match="sparse: connections=0, wanted at least 1"):
         sparse(0)

@@ -15,7 +15,7 @@ import scipy.special
 import sklearn.metrics
 
 from fnnet import losses
-from tests.arrays import array, cast, close, ones, zeros
+from tests.arrays import array, cast, close, integers, normal, ones, zeros
 
 Shape = tuple[int, ...]
 Draw = Callable[[np.random.Generator, Shape], np.ndarray]
@@ -163,12 +163,12 @@ def test_class_weights_are_scikit_learns_sample_weights() -> None:
     spread = np.tile([0.25, 0.5, 0.25], (9, 1)).astype(np.float32)
     plain = np.asarray(jax.jit(losses.softmax_cross_entropy)(array(scores), spread))
     np.testing.assert_allclose(weighted(array(scores), spread), plain * 0.875, rtol=1e-6)
-    assert np.isnan(weighted(zeros((9, 3)), array([3] * 9))).all()
+    assert np.isnan(jax.jit(weighted)(zeros((9, 3)), array([3] * 9))).all()
     with pytest.raises(
         ValueError, match=r"target is float32\[2,2\], wanted labels \(batch,\) or distributions"
     ):
         losses.class_weighted(lambda y, t: zeros(2), weights)(zeros((2, 2)), zeros((2, 2)))
-    for bad in ([], [[1.0]], [-1.0, 2.0], [np.nan]):
+    for bad in ([], [[1.0]], [-1.0, 2.0], [np.nan], [np.inf], [True, False], "11", None, 1.0, ["1"]):
         with pytest.raises(ValueError, match=r"class_weighted: weights=.*, wanted a vector of numbers"):
             losses.class_weighted(losses.softmax_cross_entropy, bad)
 
@@ -340,14 +340,182 @@ def test_targets_of_a_wrong_kind_raise() -> None:
             CASES[name].loss(zeros((2, 3)), array([True, False]))
     with pytest.raises(TypeError, match=r"hinge: target is bool\[2\], wanted numbers -1 or 1"):
         losses.hinge(zeros(2), np.array([True, False]))
-    for delta in (0, -1.0):
+    for delta in (0, -1.0, np.float32(-1), np.array(-1.0), np.nan, np.float32("nan")):
         with pytest.raises(ValueError, match=f"huber: delta={delta}, wanted more than 0"):
             losses.huber(zeros(2), zeros(2), delta)
+    with pytest.raises(ValueError, match="huber: delta=inf, wanted a finite number"):
+        losses.huber(zeros(2), zeros(2), np.inf)
+    for delta in (True, "1", None, np.ones(2)):
+        with pytest.raises(TypeError, match="huber: delta"):
+            losses.huber(zeros(2), zeros(2), delta)
+
+
+# Targets without a meaning, in the second of three examples, the place, and what was wanted.
+MEANINGLESS = {
+    "hinge with labels": (losses.hinge, [1, 0, -1], r"target\[1\]=0, wanted -1 or 1; .* 2 \* target - 1"),
+    "hinge": (losses.hinge, [[1.0, 1.0], [-1.0, 0.5], [1.0, 1.0]], r"target\[1, 1\]=0.5, wanted -1 or 1"),
+    "binary 2": (losses.binary_cross_entropy, [1, 2, 0], r"target\[1\]=2, wanted a probability, from 0 to 1"),
+    "binary -1": (losses.binary_cross_entropy, [[1.0], [-1.0], [0.0]], r"target\[1, 0\]=-1.0, wanted a prob"),
+    "binary NaN": (losses.binary_cross_entropy, [1.0, np.nan, 0.0], r"target\[1\]=nan, wanted a probability"),
+    "label": (losses.softmax_cross_entropy, [1, 3, 0], r"target\[1\]=3, wanted a label from 0 to 2"),
+    "label below 0": (losses.softmax_cross_entropy, [[1, 2], [0, -1], [0, 0]], r"target\[1, 1\]=-1, wanted a label"),
+    "nll": (losses.nll, [1, 3, 0], r"target\[1\]=3, wanted a label from 0 to 2"),
+    "negative": (
+        losses.softmax_cross_entropy,
+        [[1.0, 0.0, 0.0], [1.5, -0.5, 0.0], [0.0, 1.0, 0.0]],
+        r"target\[1\] has the sum 1 and the smallest entry -0.5, wanted a distribution",
+    ),
+    "unnormalised": (
+        losses.softmax_cross_entropy,
+        [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.0, 1.0, 0.0]],
+        r"target\[1\] has the sum 1.5 and the smallest entry 0.5, wanted a distribution: numbers of at least 0 whose",
+    ),
+    "nll of nothing": (
+        losses.nll, [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], r"target\[1\] has the sum 0 and",
+    ),
+    "NaN": (
+        losses.softmax_cross_entropy,
+        [[1.0, 0.0, 0.0], [0.5, np.nan, 0.5], [0.0, 1.0, 0.0]],
+        r"target\[1\] has the sum nan",
+    ),
+    "weighted label": (
+        losses.class_weighted(lambda y, t: y[:, 0], [1.0, 2.0]), [1, 2, 0],
+        r"class_weighted: target\[1\]=2, wanted a label from 0 to 1",
+    ),
+    "weighted distribution": (
+        losses.class_weighted(lambda y, t: y[:, 0], [1.0, 2.0, 3.0]),
+        [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.0, 1.0, 0.0]],
+        r"class_weighted: target\[1\] has the sum 1.5",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEANINGLESS)
+def test_a_target_without_a_meaning_raises_if_it_is_known_and_is_nan_under_jit(name: str) -> None:
+    loss, target, message = MEANINGLESS[name]
+    t = array(target)
+    is_class = "binary" not in name and "hinge" not in name
+    shape = (*t.shape, 3) if is_class and t.dtype == np.int32 else t.shape
+    y = normal(*shape)
+    for known in (target, np.asarray(target), t, jnp.asarray(t)):
+        with pytest.raises(ValueError, match=message):
+            loss(y, known)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(jax.grad(lambda y: loss(y, t).sum()), y)  # the target is known, the prediction is not
+
+    # Under jit nothing is raised, and the other examples have the same numbers as without it, and gradients.
+    ok = t.copy()
+    ok[1] = t[0]
+    got, slope, wanted, wanted_slope = jax.jit(
+        lambda y, t, ok: (*value_and_slope(loss, y, t), *value_and_slope(loss, y, ok))
+    )(y, t, ok)
+    np.testing.assert_array_equal(np.isnan(got), [False, True, False])
+    np.testing.assert_array_equal(np.asarray(got)[[0, 2]], np.asarray(wanted)[[0, 2]])
+    np.testing.assert_array_equal(np.asarray(slope)[[0, 2]], np.asarray(wanted_slope)[[0, 2]])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_a_label_does_not_wrap_to_one_of_32_bits(dtype: Any) -> None:
+    """2^32 + 1 is label 1 in int32."""
+    wrong, right = np.array([0, 2**32 + 1], dtype), np.array([0, 1], dtype)
+    for loss in (losses.softmax_cross_entropy, losses.nll):
+        with pytest.raises(ValueError, match=r"target\[1\]=4294967297, wanted a label from 0 to 2"):
+            loss(zeros((2, 3)), wrong)
+        np.testing.assert_array_equal(loss(zeros((2, 3)), right), loss(zeros((2, 3)), array(right)))
+    np.testing.assert_allclose(losses.mean_absolute_error(ones(2), wrong), [1, 2**32], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"target\[1\]=4294967297, wanted a probability"):
+        losses.binary_cross_entropy(zeros(2), wrong)
+
+
+def test_distributions_and_probabilities_that_are_rounded_pass() -> None:
+    """Softened labels, the softmax of half precision, mixtures of labels whose shares do not add up to exactly 1."""
+    random = np.random.default_rng(0)
+    p = scipy.special.softmax(random.normal(0, 3, (64, 1000)), axis=-1)
+    one_hot = np.eye(1000, dtype=np.float32)[random.integers(0, 1000, 64)]
+    share = np.float32(0.7)
+    distributions = [
+        *(array(p, dtype) for dtype in (jnp.bfloat16, jnp.float16, np.float32)),
+        array(array(p, jnp.bfloat16), np.float32),
+        one_hot * np.float32(0.9) + np.float32(1e-4),
+        share * one_hot + (1 - share + np.float32(1e-6)) * one_hot[::-1],
+        np.array([[0.333, 0.333, 0.333], [-1e-6, 0.5, 0.5]]),
+    ]
+    loss = jax.jit(losses.softmax_cross_entropy)
+    for t in distributions:
+        assert np.isfinite(losses.softmax_cross_entropy(zeros(t.shape), t)).all()
+        assert np.isfinite(loss(zeros(t.shape), t)).all()
+    almost = array([1 + 1e-6, -1e-6, 0.95])
+    assert np.isfinite(losses.binary_cross_entropy(zeros(3), almost)).all()
+    assert np.isfinite(jax.jit(losses.binary_cross_entropy)(zeros(3), almost)).all()
+
+
+@pytest.mark.parametrize("loss", [losses.softmax_cross_entropy, losses.nll])
+def test_one_score_is_no_softmax(loss: Any) -> None:
+    """Its cross-entropy would be 0, and so the gradient."""
+    for shape, target in (((4, 1), zeros(4, int)), ((4, 1), zeros((4, 1))), ((4, 5, 1), zeros((4, 5), int))):
+        with pytest.raises(ValueError, match=r"at least two classes, .* use binary_cross_entropy"):
+            loss(zeros(shape), target)
+    with pytest.raises(ValueError, match="use binary_cross_entropy"):
+        jax.eval_shape(loss, zeros((4, 1)), zeros(4, int))
+
+
+@every_case
+def test_an_example_without_numbers_raises(name: str) -> None:
+    """The mean over an empty axis is NaN."""
+    loss, base = CASES[name].loss, name.split("(")[0]
+    for shape in ((2, 0), (2, 3, 0), (2, 0, 3), (0, 0)):
+        targets = [zeros(shape), *([zeros(shape[:-1], int)] if name in CLASSES else [])]
+        for target in targets:
+            with pytest.raises(ValueError, match=rf"^{base}: prediction is float32\[.*\], wanted "):
+                loss(zeros(shape), target)
+
+
+@every_case
+def test_an_axis_of_1_too_many_or_too_few_has_a_remedy(name: str) -> None:
+    loss = CASES[name].loss
+    if name in CLASSES:
+        with pytest.raises(ValueError, match=r"take the target's last axis away: y\[:, 0\]$"):
+            loss(zeros((64, 3)), zeros((64, 1), int))
+        with pytest.raises(ValueError, match=r"or labels as integers: y.astype\(int\)$"):
+            loss(zeros((64, 3)), zeros(64))
+    else:
+        with pytest.raises(ValueError, match=r"give the target a last axis: y\[:, None\]$"):
+            loss(zeros((64, 1)), zeros(64))
+        with pytest.raises(ValueError, match=r"take the target's last axis away: y\[:, 0\]$"):
+            loss(zeros(64), zeros((64, 1)))
+        with pytest.raises(ValueError, match=r"every target$"):
+            loss(zeros((64, 2)), zeros(64))
+
+
+def test_class_weights_may_be_swept_and_differentiated() -> None:
+    scores, labels = normal(6, 3), integers(3, 6)
+    spread = np.tile(np.float32([0.25, 0.5, 0.25]), (6, 1))
+    weights = np.float32([[1, 2, 3], [0.5, 0, 4]])
+
+    def loss(w: Any, t: Any) -> jax.Array:
+        return losses.class_weighted(losses.softmax_cross_entropy, w)(scores, t)
+
+    for t, share in ((labels, np.eye(3)[labels]), (spread, spread)):
+        eager = np.stack([loss(w, t) for w in weights])
+        plain = np.asarray(losses.softmax_cross_entropy(scores, t))
+        np.testing.assert_allclose(eager, weights @ share.T * plain, rtol=1e-6)
+        swept, slope = jax.jit(
+            lambda w, t: (jax.vmap(loss, (0, None))(w, t), jax.grad(lambda w: loss(w, t).sum())(w[0]))
+        )(weights, t)
+        np.testing.assert_allclose(swept, eager, rtol=1e-6)
+        np.testing.assert_allclose(slope, plain @ share, rtol=1e-5)
+    # A list of them, of which one is swept; a negative one.
+    by_one = jax.jit(jax.vmap(lambda w: loss([1.0, w, 3.0], labels)))(np.float32([2.0, -2.0, np.nan]))
+    np.testing.assert_allclose(by_one[0], loss(weights[0], labels), rtol=1e-6)
+    assert (np.isnan(by_one[1:]) == (labels == 1)).all()
+    for wrong in (zeros((3, 1)), zeros(()), zeros(0)):
+        with pytest.raises(ValueError, match=r"class_weighted: weights=float32\[.*\], wanted a vector"):
+            jax.eval_shape(lambda w: loss(w, labels), wrong)
 
 
 @pytest.mark.parametrize("name", ["softmax_cross_entropy", "nll"])
 @pytest.mark.parametrize(
-    "dtype, classes", [(np.int8, 200), (np.uint8, 256), (np.int16, 3), (np.uint32, 3), (np.int32, 1)]
+    "dtype, classes", [(np.int8, 200), (np.uint8, 256), (np.int16, 3), (np.uint32, 3), (np.int32, 2)]
 )
 def test_label_out_of_range_is_nan_in_every_integer_type(name: str, dtype: Any, classes: int) -> None:
     info = np.iinfo(dtype)

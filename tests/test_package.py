@@ -65,7 +65,7 @@ def test_types_are_marked() -> None:
 def test_what_needs_an_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'fnnet\[experiments\]'"):
+    with pytest.raises(ImportError, match=r"pip install scikit-learn$"):
         fn.data.digits()
 
 

@@ -245,11 +245,12 @@ def test_temperatures_near_0_are_greedy() -> None:
         ({"top_p": 1.01}, ValueError, r"top_p=1.01, wanted in \(0, 1\]"),
         ({"top_p": jnp.float32(-1)}, ValueError, r"top_p=-1.0, wanted in \(0, 1\]"),
         ({"top_p": float("nan")}, ValueError, r"top_p=nan, wanted in \(0, 1\]"),
-        ({"top_p": np.float32([0.5])}, ValueError, r"top_p is float32\[1\], wanted one number"),
+        ({"top_p": np.float32([0.5])}, TypeError, r"top_p is float32\[1\], wanted one real number"),
         ({"temperature": -0.1}, ValueError, r"temperature=-0.1, wanted at least 0"),
         ({"temperature": float("nan")}, ValueError, r"temperature=nan, wanted at least 0"),
-        ({"temperature": float("inf")}, ValueError, r"temperature=inf, wanted at least 0, and finite"),
+        ({"temperature": float("inf")}, ValueError, "temperature=inf, wanted a finite number"),
         ({"temperature": None}, TypeError, r"temperature=None, wanted a number"),
+        ({"temperature": True}, TypeError, r"temperature=True, wanted a number, not a bool"),
     ],
 )
 def test_arguments_that_raise_before_anything_is_compiled(

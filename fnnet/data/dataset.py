@@ -44,12 +44,13 @@ def split(
         examples: dict (or tree) of arrays with equal leading axes. To stratify, "y" must be the labels, integer[n].
         valid: fraction of the examples for validation, in [0, 1). With 0, the part is None.
         test: fraction of the examples for the test, in [0, 1). With 0, the part is None.
-        seed: seed of the shuffle, which is done by NumPy and is the same on every device.
+        seed: seed of the shuffle, 0 or more. It is done by NumPy and is the same on every device.
         stratify: whether to keep the proportions of the classes. Use False for targets that are not labels.
 
     Raises:
-        ValueError: the leading axes differ, a part would be empty, the labels are not integer[n], or a class is too
-            small for an example in each part.
+        TypeError: a fraction is not a number, seed is not an int, or stratify is not True or False.
+        ValueError: the leading axes differ, a part would be empty, the labels are not integer[n], a class is too
+            small for an example in each part, seed is negative, or an integer does not fit in JAX's int32.
 
     Example:
         >>> examples = fn.data.blobs(jax.random.key(0), 30, classes=3)
@@ -57,6 +58,8 @@ def split(
         >>> data.train["x"].shape, jnp.bincount(data.valid["y"]), data.test
         ((24, 2), Array([2, 2, 2], dtype=int32), None)
     """
+    check.integer("split", "seed", seed, "[0, inf)")
+    check.flag("split", "stratify", stratify)
     n = _count(examples)
     sizes = _sizes(n, valid, test)
     order = np.random.default_rng(seed).permutation(n)
@@ -78,7 +81,7 @@ def split(
 
     def take(p: int) -> Any:
         index = order[part[order] == p]
-        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[index]), examples) if sizes[p] else None
+        return jax.tree.map(lambda a: _to_jax(np.asarray(a)[index]), examples) if sizes[p] else None
 
     return Dataset(take(0), take(1), take(2))
 
@@ -98,7 +101,7 @@ def standardize(dataset: Dataset, *, axis: int | tuple[int, ...] = 0) -> Dataset
         by n), computed in double precision. It is taken as 1 for values that are constant in the training part.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not floating point, or an axis is not an int.
         ValueError: the axes do not include axis 0, or one of them does not exist.
 
     Example:
@@ -111,6 +114,8 @@ def standardize(dataset: Dataset, *, axis: int | tuple[int, ...] = 0) -> Dataset
         if part is not None:
             check.is_floating("standardize", part["x"])
     x = np.asarray(dataset.train["x"])
+    for a in axis if isinstance(axis, tuple) else (axis,):
+        check.integer("standardize", "axis", a, f"[{-x.ndim}, {x.ndim})")
     if 0 not in np.atleast_1d(axis) % max(x.ndim, 1):
         raise ValueError(f"standardize: axis={axis}, wanted the examples' axis 0 among the axes")
     dtype = np.float64 if x.dtype == np.float64 else np.float32
@@ -127,6 +132,18 @@ def standardize(dataset: Dataset, *, axis: int | tuple[int, ...] = 0) -> Dataset
         return {**part, "x": jnp.asarray(np.divide(y, std, out=y))}
 
     return Dataset(apply(dataset.train), *(part and apply(part) for part in dataset[1:]))
+
+
+def _to_jax(a: np.ndarray) -> jax.Array:
+    """The array on the device. JAX would cut int64 to int32 silently: 2^32 + 1 would become 1."""
+    if a.dtype.kind in "iu" and a.size:
+        info = jnp.iinfo(jax.dtypes.canonicalize_dtype(a.dtype))
+        if a.min() < info.min or a.max() > info.max:
+            raise ValueError(
+                f"split: {check.describe(a)} has numbers from {a.min()} to {a.max()}, wanted numbers that fit in "
+                f"{info.dtype}, which JAX uses; renumber them, or turn jax_enable_x64 on"
+            )
+    return jnp.asarray(a)
 
 
 def _count(examples: Examples) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fnnet import check
 from fnnet.data.dataset import Dataset, split
 
 
@@ -14,9 +15,10 @@ def digits(*, seed: int = 0) -> Dataset:
     valid and 359 in test.
 
     Args:
-        seed: seed of the split.
+        seed: seed of the split, 0 or more.
 
     Raises:
+        TypeError, ValueError: seed is not such an int.
         ImportError: scikit-learn is not installed.
 
     Source: Alpaydin & Kaynak 1998, "Optical recognition of handwritten digits", UCI machine learning
@@ -29,11 +31,12 @@ def digits(*, seed: int = 0) -> Dataset:
         >>> data.train["x"].dtype, data.train["y"].dtype, float(data.train["x"].max())
         (dtype('float32'), dtype('int32'), 1.0)
     """
+    check.integer("digits", "seed", seed, "[0, inf)")
     try:
         from sklearn.datasets import load_digits
     except ImportError as exc:
         raise ImportError(
-            "digits: the data set comes with scikit-learn, which is missing; pip install 'fnnet[experiments]'"
+            "digits: the data set comes with scikit-learn, which is missing; pip install scikit-learn"
         ) from exc
 
     raw = load_digits()

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from fnnet import check
 from fnnet.atomic import write_atomically
 from fnnet.data.dataset import Dataset, Examples, split
 
-URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 MD5 = {
     "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
@@ -26,6 +27,7 @@ MD5 = {
 }
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
 TIMEOUT = 30.0  # seconds without receiving a byte
+LARGEST = 1 << 26  # bytes of a download; the largest file has 26 MB
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -43,14 +45,15 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, seed: int = 0
         folder: the folder of the four IDX files, gzipped or not. The default is the first of these that has them:
             $FNNET_DATA, $FNNET_DATA/fashion-mnist, the folder of the Debian package dataset-fashion-mnist,
             $XDG_CACHE_HOME/fnnet/fashion-mnist (without that variable, ~/.cache/fnnet/fashion-mnist).
-            If none has them, they are downloaded once (30 MB, checksums verified), to $FNNET_DATA/fashion-mnist
-            if that variable is set, else to the cache.
-        seed: seed for choosing the validation part.
+            If none has them, they are downloaded once (30 MB, by https, checksums verified), to
+            $FNNET_DATA/fashion-mnist if that variable is set, else to the cache.
+        seed: seed for choosing the validation part, 0 or more.
 
     Raises:
+        TypeError: seed is not an int.
         FileNotFoundError: a file is missing in the given folder.
         ConnectionError: the files were not found, and the download failed. The message says how else to get them.
-        ValueError: a file is damaged, or is not what its name says.
+        ValueError: a file is damaged, or is not what its name says; seed is negative.
 
     Source: Xiao, Rasul & Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine
     learning algorithms", arXiv:1708.07747.
@@ -60,6 +63,7 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, seed: int = 0
         >>> data.train["x"].shape, data.valid["x"].shape, data.test["x"].shape  # doctest: +SKIP
         ((50000, 28, 28, 1), (10000, 28, 28, 1), (10000, 28, 28, 1))
     """
+    check.integer("fashion_mnist", "seed", seed, "[0, inf)")
     files = _locate() if folder is None else _find(Path(folder).expanduser())
     missing = [name for name in MD5 if name not in files]
     if missing:
@@ -69,15 +73,22 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, seed: int = 0
     return Dataset(_scaled(train), valid and _scaled(valid), _scaled(_read(files, "t10k")))
 
 
-def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+def read_idx(path: str | os.PathLike[str], *, largest: int = 1 << 30) -> np.ndarray:
     """The array in an IDX file, the format of MNIST, gzipped or not, in native byte order.
 
         00 00 | type, 1 byte | axes, 1 byte | size of each axis, 4 bytes | numbers        all big-endian
 
     Types: 08 uint8, 09 int8, 0B int16, 0C int32, 0D float32, 0E float64.
 
+    Args:
+        path: of the file.
+        largest: bytes that a gzipped file may unpack to: a small one could fill the memory. No more is read than the
+            header promises.
+
     Raises:
-        ValueError: the file is not an IDX file, or is shorter or longer than its header says.
+        TypeError: largest is not an int.
+        ValueError: the file is not an IDX file, is shorter or longer than its header says, or is gzipped and larger
+            than `largest`; or largest is not positive.
 
     Source: LeCun, Cortes & Burges 1998, "The MNIST database of handwritten digits".
 
@@ -89,30 +100,62 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         ...     fn.data.read_idx(path)
         array([7, 2, 1], dtype=uint8)
     """
-    raw = Path(path).read_bytes()
-    if raw[:2] == b"\x1f\x8b":
+    check.is_positive("read_idx", "largest", largest)
+    with Path(path).open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if not is_packed:
+            return _read_array(file, path, size=size, largest=None)
         try:
-            raw = gzip.decompress(raw)
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return _read_array(unpacked, path, size=None, largest=largest)
         except (OSError, EOFError, zlib.error) as exc:
             raise ValueError(
                 f"{path}: damaged gzip file ({exc}); wanted a complete one, download it again"
             ) from exc
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_DTYPES or len(raw) < 4 + 4 * raw[3]:
-        wanted = ", ".join(f"{code:02x}" for code in IDX_DTYPES)
+
+
+def _read_array(
+    file: IO[bytes] | gzip.GzipFile, path: str | os.PathLike[str], *, size: int | None, largest: int | None
+) -> np.ndarray:
+    """The array in an open file: of so many bytes if this is known, and of `largest` at most if that is given."""
+    head = _read_at_most(file, 4)
+    head += _read_at_most(file, 4 * head[3]) if len(head) == 4 else b""
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_DTYPES or len(head) < 4 + 4 * head[3]:
+        types = ", ".join(f"{code:02x}" for code in IDX_DTYPES)
         raise ValueError(
-            f"{path}: not an IDX file: got {len(raw)} bytes that begin with {raw[:4].hex(' ') or 'nothing'}, "
-            f"wanted 00 00, a type among {wanted}, the number of axes and their sizes"
+            f"{path}: not an IDX file: got {len(head) if size is None else size} bytes that begin with "
+            f"{head[:4].hex(' ') or 'nothing'}, wanted 00 00, a type among {types}, the number of axes and their sizes"
         )
-    dtype = np.dtype(IDX_DTYPES[raw[2]])
-    start = 4 + 4 * raw[3]
-    shape = tuple(int(size) for size in np.frombuffer(raw[4:start], ">u4"))
-    wanted_bytes = start + math.prod(shape) * dtype.itemsize
-    if len(raw) != wanted_bytes:
+    dtype = np.dtype(IDX_DTYPES[head[2]])
+    shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4"))
+    promised = math.prod(shape) * dtype.itemsize
+    if largest is not None and promised > largest:
         raise ValueError(
-            f"{path}: damaged IDX file: got {len(raw)} bytes, wanted {wanted_bytes} for {dtype.name} of "
-            f"shape {shape}; download it again"
+            f"{path}: gzipped IDX file whose header promises {promised} bytes, {dtype.name} of shape {shape}, wanted "
+            f"{largest} at most; if that is right, pass largest={promised}"
         )
-    return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    # One byte more than promised shows that there are too many.
+    enough = size is None or size == len(head) + promised
+    raw = _read_at_most(file, promised + 1) if enough else b""
+    if len(raw) != promised:
+        more = "more than " if len(raw) > promised else ""
+        got = len(head) + min(len(raw), promised) if size is None else size
+        raise ValueError(
+            f"{path}: damaged IDX file: got {more}{got} bytes, wanted {len(head) + promised} for {dtype.name} of shape "
+            f"{shape}; download it again"
+        )
+    return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _read_at_most(file: IO[bytes] | gzip.GzipFile, n: int) -> bytes:
+    """The next n bytes, or what there is. Read in pieces: at once, memory would be taken for what is promised."""
+    pieces = []
+    while n > 0 and (piece := file.read(min(n, 1 << 20))):
+        pieces.append(piece)
+        n -= len(piece)
+    return b"".join(pieces)
 
 
 def _read(files: dict[str, Path], part: str) -> Examples:
@@ -164,6 +207,12 @@ def _download(name: str, folder: Path) -> None:
     import urllib.error
     import urllib.request
 
+    class OnlyHttps(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *args: Any) -> urllib.request.Request | None:
+            if not args[-1].startswith("https://"):
+                raise urllib.error.URLError(f"redirected to {args[-1]}, wanted https")
+            return super().redirect_request(*args)
+
     ways = (
         "there are three ways to get Fashion-MNIST: install the Debian package dataset-fashion-mnist; pass a "
         f"folder, or set $FNNET_DATA to one, that has the files {', '.join(MD5)}; or call this once on a "
@@ -172,11 +221,13 @@ def _download(name: str, folder: Path) -> None:
     content = bytearray()
     try:
         with (
-            urllib.request.urlopen(URL + name, timeout=TIMEOUT) as response,
+            urllib.request.build_opener(OnlyHttps).open(URL + name, timeout=TIMEOUT) as response,
             _progress(name, response.length) as advance,
         ):
             while chunk := response.read(1 << 16):
                 content += chunk
+                if len(content) > LARGEST:
+                    raise OSError(f"it has more than {LARGEST} bytes")
                 advance(len(chunk))
     except (OSError, http.client.HTTPException) as exc:
         if isinstance(exc, urllib.error.HTTPError):

@@ -168,25 +168,28 @@ def stream(
     try:
         import grain  # noqa: F401  here, so that it raises before the first batch if grain is missing
     except ImportError as exc:
-        raise ImportError(
-            "stream: grain, which reads the batches, is missing; pip install 'fnnet[data]'"
-        ) from exc
+        raise ImportError("stream: grain, which reads the batches, is missing; pip install grain") from exc
 
     check.is_positive("stream", "batch_size", batch_size)
     if epochs is not None:
         check.is_positive("stream", "epochs", epochs)
     for name, value in (("seed", seed), ("prefetch", prefetch)):
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"stream: {name}={value!r}, wanted an int")
-        check.number("stream", name, value, "[0, inf)")
-    is_pair = isinstance(shard, tuple) and len(shard) == 2 and all(isinstance(i, Integral) for i in shard)
+        check.integer("stream", name, value, "[0, inf)")
+    check.flag("stream", "shuffle", shuffle)
+    if drop_last is not None:
+        check.flag("stream", "drop_last", drop_last)
+    is_pair = (
+        isinstance(shard, tuple)
+        and len(shard) == 2
+        and all(isinstance(i, Integral) and not isinstance(i, bool) for i in shard)
+    )
     if not (is_pair and 0 <= shard[0] < shard[1]):
         raise ValueError(f"stream: shard={shard}, wanted (index, count) with 0 <= index < count")
     count = shard[1]
 
     n, read = arrays_reader(examples) if isinstance(examples, Mapping) else examples_reader(examples)
     drop_last = shuffle if drop_last is None else drop_last
-    order = Order(n, int(batch_size), int(seed), bool(shuffle), bool(drop_last))  # only types that JSON has
+    order = Order(n, int(batch_size), int(seed), shuffle, drop_last)  # only types that JSON has
     if order.drop_last and n < batch_size:
         raise ValueError(
             f"stream: batch_size={batch_size}, wanted at most {n}, the number of examples, or drop_last=False"

@@ -37,12 +37,13 @@ def two_spirals(
 
     Args:
         n: points per spiral, evenly spaced in i.
-        turns: how often each spiral winds around the centre. a is turns / 3 times the above.
-        noise: standard deviation of the normal noise on each coordinate. Neighbouring arms are 1 apart.
+        turns: how often each spiral winds around the centre, a finite number. a is turns / 3 times the above.
+        noise: standard deviation of the normal noise on each coordinate, in [0, inf). Neighbouring arms are 1 apart.
         key: key of the noise.
 
     Raises:
-        ValueError: n is not positive, noise is negative, or there is noise but no key.
+        TypeError: n is not an int, or turns or noise is not a number.
+        ValueError: n is not positive, turns or noise is not as above, or there is noise but no key.
 
     Source: Lang & Witbrock 1988, "Learning to tell two spirals apart"; the points are A. Wieland's.
 
@@ -55,6 +56,7 @@ def two_spirals(
                [-1.255894, -6.313805]], dtype=float32)
     """
     check.is_positive("two_spirals", "n", n)
+    check.number("two_spirals", "turns", turns)
     i = np.linspace(0, 96, n)
     a = i * math.pi / 16 * (turns / 3)
     r = 6.5 * (104 - i) / 104
@@ -71,10 +73,11 @@ def two_moons(key: chex.PRNGKey | None, n: int = 200, *, noise: chex.Numeric = 0
     Args:
         key: key of the noise. It may be None if there is no noise.
         n: total number of points: n // 2 of class 0, followed by the others, of class 1.
-        noise: standard deviation of the normal noise on each coordinate.
+        noise: standard deviation of the normal noise on each coordinate, in [0, inf).
 
     Raises:
-        ValueError: n is not positive, noise is negative, or there is noise but no key.
+        TypeError: n is not an int, or noise is not a number.
+        ValueError: n is not positive, noise is not as above, or there is noise but no key.
 
     Source: scikit-learn's `make_moons`.
 
@@ -119,11 +122,12 @@ def blobs(
         n: total number of points.
         classes: number of clusters.
         features: number of coordinates of a point.
-        spread: standard deviation of each cluster along each axis.
-        box: bound of the coordinates of the centres.
+        spread: standard deviation of each cluster along each axis, in [0, inf).
+        box: bound of the coordinates of the centres, in [0, inf).
 
     Raises:
-        ValueError: a size is not positive, there are fewer points than classes, or spread or box is negative.
+        TypeError: a size is not an int, or spread or box is not a number.
+        ValueError: a size is not positive, there are fewer points than classes, or spread or box is not as above.
 
     Source: scikit-learn's `make_blobs`.
 
@@ -151,6 +155,6 @@ def _add_noise(function: str, x: np.ndarray, noise: chex.Numeric, key: chex.PRNG
     exact = jnp.asarray(x, jnp.float32)
     if key is not None:
         return exact + jnp.asarray(noise, jnp.float32) * jax.random.normal(key, x.shape, jnp.float32)
-    if not (isinstance(noise, int | float) and noise == 0):
+    if isinstance(noise, jax.core.Tracer) or noise != 0:
         raise ValueError(f"{function}: noise={noise} needs a key, such as jax.random.key(0); got none")
     return exact

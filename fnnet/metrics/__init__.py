@@ -5,7 +5,11 @@ metric that is not a mean over examples is a `Metric`: totals that are updated b
 from them. Both can be given as `metrics={...}` to a training run and to `fn.train.evaluate`.
 
 A result is that of all examples at once, however they are split into batches. It is NaN if no example was counted,
-or if one was counted that has no answer, such as a label that does not exist. Under jit nothing can be raised.
+or if one was counted that has no answer, such as NaN among the scores. A target without a meaning, such as a label
+that does not exist, raises where its values are known. Under jit nothing can be raised, and it has no answer.
+
+A prediction of one logit per answer, (batch, 1) or (batch,), as for `fn.losses.binary_cross_entropy`, has two classes:
+yes where the logit is more than 0, with targets 0 or 1.
 """
 
 from fnnet.metrics.accuracy import accuracy, top_k

@@ -24,13 +24,14 @@ def calibration_error(bins: int = 15) -> Metric:
 
     Returns:
         A metric of logits z (batch, ..., classes) and targets: integer labels (batch, ...), or a distribution
-        (batch, ..., classes), whose largest entry gives the label. Each position of the axes in between counts as
-        one. The result is NaN if nothing was counted, or a label that does not exist, or logits that have no
-        softmax, such as NaN.
+        (batch, ..., classes), whose largest entry gives the label; or of one logit per answer, (batch, ..., 1) or
+        (batch,), and targets 0 or 1, with confidence max(sigmoid(z), sigmoid(-z)). Each position of the axes in
+        between counts as one. The result is NaN if nothing was counted, or, under jit, a label that does not exist, or
+        logits that have no softmax, such as NaN.
 
     Raises:
         TypeError: bins is not an int.
-        ValueError: bins is not positive; the shapes do not match.
+        ValueError: bins is not positive; the shapes do not match; a known target is no label, distribution, or 0 or 1.
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 2; Naeini et al. 2015, "Obtaining well calibrated
     probabilities using Bayesian binning".
@@ -49,7 +50,7 @@ def calibration_error(bins: int = 15) -> Metric:
 
     def update(totals: Any, logits: Any, target: Any, mask: jax.Array | None = None) -> Any:
         gaps, n = totals
-        logits, label = scores_and_labels("calibration_error", logits, target)
+        logits, label = scores_and_labels("calibration_error", logits, target, mask)
         if logits.ndim < 2:
             raise ValueError(
                 f"calibration_error: prediction is {check.describe(logits)}, wanted (batch, ..., classes)"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
+from fnnet.targets import known
 
 # A loss or a metric: (prediction, target) -> one value per example.
 PerExample = Callable[[Any, Any], jax.Array]
@@ -72,6 +73,7 @@ def mean(f: PerExample | Metric, name: str = "metric") -> Metric:
         name: the name in errors.
 
     Raises:
+        TypeError: f is not a function.
         ValueError: f does not give one value per example.
 
     Example:
@@ -81,13 +83,22 @@ def mean(f: PerExample | Metric, name: str = "metric") -> Metric:
     """
     if isinstance(f, Metric):
         return f
+    if not callable(f):
+        raise TypeError(
+            f"{name}: got {f!r}, wanted a function (prediction, target) -> one value per example, such as "
+            "fn.metrics.accuracy"
+        )
 
     def init() -> tuple[jax.Array, jax.Array]:
         return jnp.zeros([]), jnp.zeros([], jnp.int32)  # the sum, and the number of examples in it
 
     def update(totals: Any, prediction: Any, target: Any, mask: jax.Array | None = None) -> Any:
+        counts = counted(name, mask, len(jax.tree.leaves((target, prediction))[0]))
+        if mask is not None and (kept := known(mask)) is not None:
+            # What the mask leaves out may be anything, and f may raise for it.
+            prediction, target = jax.tree.map(lambda a: jnp.asarray(a)[kept], (prediction, target))
+            counts = counts[kept]
         values = per_example(name, f, prediction, target)
-        counts = counted(name, mask, values.size)
         total, n = totals
         total = (total + jnp.sum(jnp.where(counts, values, 0))).astype(total.dtype)
         return total, n + jnp.sum(counts, dtype=jnp.int32)

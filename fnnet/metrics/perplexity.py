@@ -21,9 +21,10 @@ def perplexity(loss: PerExample = losses.softmax_cross_entropy) -> Metric:
 
     Returns:
         A metric of predictions and targets, in the form that the loss takes. It is NaN if nothing was counted, or
-        if the loss is NaN, as for a label that does not exist.
+        if the loss is NaN, as for a label that does not exist, under jit.
 
     Raises:
+        TypeError: loss is not a function.
         ValueError: the loss does not give one value per example.
 
     Example:

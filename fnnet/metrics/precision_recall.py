@@ -21,24 +21,26 @@ def precision(
         P_c = tp_c / (tp_c + fp_c)        tp: predicted as c and in c, fp: predicted as c, but in another class
 
     Args:
-        classes: number of classes.
+        classes: number of classes, at least 2.
         average: "macro", the mean over the classes; "weighted", the same, weighted by the number of examples in
             each class; "micro", computed from the counts of all classes together, which is the accuracy; "binary",
             that of the class `positive` of two; None, one number per class, float[classes].
         positive: the class for "binary", 0 or 1.
-        zero_division: the value of 0 / 0, which arises for a class that was never predicted.
+        zero_division: the value of 0 / 0, in [0, 1], which arises for a class that was never predicted.
 
     Returns:
         A metric of predictions (batch, ..., classes), whose largest score counts, the first of equal ones, and
-        targets: integer labels (batch, ...), or a distribution (batch, ..., classes). Each position of the axes in
-        between counts as one. The numbers are those of scikit-learn with `labels=range(classes)`: averages include
-        classes that never occur. The result is NaN if nothing was counted, or a label that does not exist, or NaN
-        among the scores.
+        targets: integer labels (batch, ...), or a distribution (batch, ..., classes). With two classes the prediction
+        may be one logit, (batch, ..., 1) or (batch,), which means class 1 where it is more than 0, and the targets 0
+        or 1. Each position of the axes in between counts as one. The numbers are those of scikit-learn with
+        `labels=range(classes)`: averages include classes that never occur. The result is NaN if nothing was counted,
+        or NaN among the scores or, under jit, a label that does not exist.
 
     Raises:
-        TypeError: classes is not an int.
-        ValueError: classes is not positive; average is unknown, or "binary" with a number of classes other than 2;
-            positive is not 0 or 1; zero_division is not in [0, 1]; the shapes do not match.
+        TypeError: classes or positive is not an int, or zero_division is not a number.
+        ValueError: classes is less than 2; average is unknown, or "binary" with a number of classes other than 2;
+            positive is not 0 or 1; zero_division is not in [0, 1]; the shapes do not match; a known target is no label
+            or distribution.
 
     Example:
         >>> precision = fn.metrics.precision(2, average=None)
@@ -59,10 +61,10 @@ def recall(
         R_c = tp_c / (tp_c + fn_c)        tp: predicted as c and in c, fn: in c, but predicted as another class
 
     Args:
-        classes: number of classes.
+        classes: number of classes, at least 2.
         average: as in `precision`. The weighted average is the accuracy.
         positive: the class for "binary", 0 or 1.
-        zero_division: the value of 0 / 0, which arises for a class without examples.
+        zero_division: the value of 0 / 0, in [0, 1], which arises for a class without examples.
 
     Returns:
         A metric. Predictions, targets and NaN are as in `precision`.
@@ -89,10 +91,11 @@ def f1(
         F_c = 2 tp_c / (2 tp_c + fp_c + fn_c)
 
     Args:
-        classes: number of classes.
+        classes: number of classes, at least 2.
         average: as in `precision`. It is an average of each class's F1, not the F1 of averages.
         positive: the class for "binary", 0 or 1.
-        zero_division: the value of 0 / 0, which arises for a class without examples that was never predicted.
+        zero_division: the value of 0 / 0, in [0, 1], which arises for a class without examples that was never
+            predicted.
 
     Returns:
         A metric. Predictions, targets and NaN are as in `precision`.
@@ -128,13 +131,12 @@ def _averaged(
 ) -> Metric:
     """A metric that is a fraction of the counts right, guessed and true of each class."""
     check.is_positive(name, "classes", classes)
+    check.number(name, "classes", classes, "[2, inf)")
     check.number(name, "zero_division", zero_division, "[0, 1]")
-    if average not in AVERAGES:
-        raise ValueError(f"{name}: average={average!r}, wanted one of {AVERAGES}")
+    check.one_of(name, "average", average, AVERAGES)
     if average == "binary" and classes != 2:
         raise ValueError(f"{name}: average='binary' with classes={classes}, wanted 2, or another average")
-    if positive not in (0, 1):
-        raise ValueError(f"{name}: positive={positive!r}, wanted class 0 or 1")
+    check.integer(name, "positive", positive, "[0, 1]")
 
     def init() -> tuple[jax.Array, jax.Array]:
         # How many are right, guessed and true, for each class; how many positions have no class.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnnet import check
+from fnnet import check, targets
 from fnnet.metrics.metric import Metric, counted
 
 
@@ -56,7 +56,7 @@ def r2(outputs: int = 1) -> Metric:
         return R2Totals(jnp.zeros([], jnp.int32), *(jnp.zeros((1, outputs)) for _ in range(4)))
 
     def update(totals: R2Totals, prediction: Any, target: Any, mask: jax.Array | None = None) -> R2Totals:
-        y, t = jnp.asarray(prediction), jnp.asarray(target)
+        y, t = targets.array(prediction), targets.array(target)
         if (
             y.shape != t.shape
             or y.shape[1:] not in ([(), (1,)] if outputs == 1 else [(outputs,)])
@@ -67,12 +67,13 @@ def r2(outputs: int = 1) -> Metric:
                 f"(batch, {outputs})"
                 + (" or both (batch,)" if outputs == 1 else "")
                 + f" for outputs={outputs}"
+                + targets.remedy(t.shape, y.shape)
             )
         counts = counted("r2", mask, len(t))[:, None]
         if len(t) == 0:
             return totals
         n, origin, mean, spread, error = totals
-        y, t = y.reshape(-1, outputs).astype(mean.dtype), t.reshape(-1, outputs).astype(mean.dtype)
+        y, t = (jnp.asarray(a, mean.dtype).reshape(-1, outputs) for a in (y, t))  # never by way of int32
         origin = jnp.where(n == 0, jnp.where(jnp.any(counts), t[jnp.argmax(counts)][None], 0), origin)
 
         before, more = n.astype(mean.dtype), jnp.sum(counts, dtype=mean.dtype)

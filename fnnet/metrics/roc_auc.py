@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnnet import check
+from fnnet import check, targets
 from fnnet.metrics.accuracy import scores_and_labels
 from fnnet.metrics.metric import Metric, counted
 
@@ -36,11 +36,12 @@ def roc_auc(capacity: int, classes: int = 2) -> Metric:
         either shape and of any dtype; or logits (batch, 2), whose difference is the score. For more classes,
         predictions are logits (batch, classes). Targets of logits are integer labels (batch,) or a distribution
         (batch, classes), whose largest entry gives the label. The result is NaN if a class has no example or all of
-        them, where scikit-learn's area is undefined, if a score is NaN, or if a label does not exist.
+        them, where scikit-learn's area is undefined, if a score is NaN, or, under jit, if a label does not exist.
 
     Raises:
         TypeError: capacity or classes is not an int.
-        ValueError: capacity is not positive, or 2^30 or more; classes is less than 2; the shapes do not match.
+        ValueError: capacity is not positive, or 2^30 or more; classes is less than 2; the shapes do not match;
+            a known target is no label, distribution, or 0 or 1.
 
     Source: Hanley & McNeil 1982, "The meaning and use of the area under a receiver operating characteristic
     (ROC) curve"; Fawcett 2006, "An introduction to ROC analysis", for more than two classes.
@@ -65,7 +66,7 @@ def roc_auc(capacity: int, classes: int = 2) -> Metric:
         totals: RocAucTotals, prediction: Any, target: Any, mask: jax.Array | None = None
     ) -> RocAucTotals:
         kept, labels, n = totals
-        scores, label = _scores(classes, jnp.asarray(prediction), jnp.asarray(target), kept.dtype)
+        scores, label = _scores(classes, targets.array(prediction), target, mask, kept.dtype)
         counts = counted("roc_auc", mask, len(label))
         scores = jnp.where(label[:, None] >= 0, scores, jnp.nan)
         place = jnp.where(counts, n + jnp.cumsum(counts, dtype=jnp.int32) - 1, capacity)
@@ -88,25 +89,15 @@ def roc_auc(capacity: int, classes: int = 2) -> Metric:
     return Metric(init, update, result)
 
 
-def _scores(
-    classes: int, prediction: jax.Array, target: jax.Array, dtype: Any
-) -> tuple[jax.Array, jax.Array]:
+def _scores(classes: int, prediction: Any, target: Any, mask: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Scores (batch, columns) and labels int32[batch], -1 for an invalid one. Raises if the shapes do not match."""
-    if classes == 2 and prediction.shape[1:] in ((), (1,)) and prediction.ndim:
-        if target.shape not in (prediction.shape[:1], (*prediction.shape[:1], 1)):
-            raise ValueError(
-                f"roc_auc: prediction is {check.describe(prediction)} and target {check.describe(target)}, "
-                f"wanted 0 or 1 for each score, of shape {prediction.shape[:1]}"
-            )
-        label = target.reshape(-1)
-        label = jnp.where(label == 1, 1, jnp.where(label == 0, 0, -1))
-        return prediction.reshape(-1, 1).astype(dtype), label.astype(jnp.int32)
-    wanted = "(batch,), (batch, 1) or (batch, 2)" if classes == 2 else f"(batch, {classes})"
-    if prediction.shape[1:] != (classes,):
+    one_logit = classes == 2 and prediction.shape[1:] in ((), (1,)) and prediction.ndim
+    if not one_logit and prediction.shape[1:] != (classes,):
+        wanted = "(batch,), (batch, 1) or (batch, 2)" if classes == 2 else f"(batch, {classes})"
         raise ValueError(
             f"roc_auc: prediction is {check.describe(prediction)}, wanted {wanted} for classes={classes}"
         )
-    logits, label = scores_and_labels("roc_auc", prediction, target)
+    logits, label = scores_and_labels("roc_auc", prediction, target, mask)
     logits = logits.astype(dtype)
     # Logarithms, because probabilities near 0 or 1 would round to equal numbers.
     return (logits[:, 1:] - logits[:, :1] if classes == 2 else jax.nn.log_softmax(logits)), label

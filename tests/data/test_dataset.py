@@ -122,6 +122,12 @@ def test_targets_that_are_no_labels_and_trees_of_inputs():
         ({"x": np.zeros((10, 2))}, {}, "y is None, wanted integer labels.*stratify=False"),
         ({"x": np.zeros(10), "y": np.zeros(10)}, {}, r"y is float64\[10\], wanted integer labels"),
         ({"x": np.zeros(10), "y": np.zeros((10, 1), int)}, {}, r"y is int64\[10,1\], wanted integer labels"),
+        (
+            {"x": np.zeros(9), "y": np.repeat([0, 1, 2**32 + 1], 3)},
+            {"stratify": False},
+            r"split: int64\[\d\] has numbers from 0 to 4294967297",
+        ),
+        (examples_of([10]), {"seed": -1}, "split: seed=-1, wanted at least 0"),
         (examples_of([50, 1]), {}, r"class 1 has too few examples \(1\) for one in \w+; wanted at least 6"),
     ],
 )
@@ -202,7 +208,9 @@ def test_standardize_says_what_is_wrong():
         data.standardize(random_dataset(), axis=1)
     with pytest.raises(ValueError, match=r"axis=\(\), wanted the examples' axis 0"):
         data.standardize(random_dataset(), axis=())
-    with pytest.raises(ValueError, match="axis 5 is out of bounds"):
+    with pytest.raises(TypeError, match="standardize: axis=None, wanted an int"):
+        data.standardize(random_dataset(), axis=None)
+    with pytest.raises(ValueError, match=r"standardize: axis=5, wanted in \[-2, 2\)"):
         data.standardize(random_dataset(), axis=(0, 5))
 
 

@@ -56,5 +56,5 @@ def test_double_precision_leaves_them_single():
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'fnnet\[experiments\]'"):
+    with pytest.raises(ImportError, match=r"pip install scikit-learn$"):
         data.digits()

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pytest
 from fnnet import data
 
 module = sys.modules["fnnet.data.fashion_mnist"]  # fnnet.data.fashion_mnist is the function
-DEBIAN = module.DEBIAN
+DEBIAN, URL = module.DEBIAN, module.URL
 
 # Of the authors' files, unpacked.
 OFFICIAL = {
@@ -88,7 +89,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked, self.cut, self.wait = dict(FILES), [], 0, 0.0
+        self.files, self.asked, self.cut, self.wait, self.redirect = dict(FILES), [], 0, 0.0, None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -96,6 +97,11 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.strip("/")
         self.server.asked.append(name)
         time.sleep(self.server.wait)
+        if self.server.redirect:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirect)
+            self.end_headers()
+            return
         if name not in self.server.files:
             self.send_error(404)
             return
@@ -178,6 +184,13 @@ ONE = idx(np.arange(6, dtype=np.uint8).reshape(2, 3))
         (gzip.compress(ONE, mtime=0)[:12] + b"\xff" * 20, "damaged gzip file"),
         (gzip.compress(ONE, mtime=0) + b"more", "damaged gzip file"),
         (gzip.compress(ONE[:-1], mtime=0), "got 17 bytes, wanted 18"),
+        (gzip.compress(ONE + b"\0", mtime=0), "got more than 18 bytes, wanted 18"),
+        (gzip.compress(ONE[:10], mtime=0), "got 10 bytes that begin with 00 00 08 02"),
+        (gzip.compress(b"<html>not found</html>", mtime=0), "begin with 3c 68 74 6d"),
+        (
+            gzip.compress(struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3)),
+            "promises 7922816.*1073741824 at most",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, content, message):
@@ -186,6 +199,34 @@ def test_a_damaged_file_is_named(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         data.read_idx(path)
     assert str(path) in str(error.value)
+
+
+def test_a_gzipped_file_is_not_unpacked_beyond_what_its_header_promises(tmp_path):
+    """50 KB that would fill 50 MB: too many numbers for the header, or more than is allowed."""
+    zeros, path = bytes(1 << 20), tmp_path / "file"
+
+    def bomb(head):
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            file.write(head)
+            for _ in range(50):
+                file.write(zeros)
+
+    bomb(ONE)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="got more than 18 bytes, wanted 18 for uint8"):
+        data.read_idx(path)
+    bomb(struct.pack(">HBBI", 0, 8, 1, 50 << 20))
+    with pytest.raises(
+        ValueError, match=r"promises 52428800 bytes.*, wanted 1000000 at most; .* largest=52428800"
+    ):
+        data.read_idx(path, largest=1_000_000)
+    bomb(struct.pack(">HBBI", 0, 8, 1, 2**30))  # fewer than promised, of which no memory is taken
+    with pytest.raises(ValueError, match="got 52428808 bytes, wanted 1073741832"):
+        data.read_idx(path)
+    assert tracemalloc.get_traced_memory()[1] < 130e6
+    tracemalloc.stop()
+    with pytest.raises(TypeError, match="read_idx: largest=None, wanted a positive int"):
+        data.read_idx(path, largest=None)
 
 
 # A folder that is given.
@@ -303,6 +344,19 @@ def three_ways(error, folder):
     assert "$FNNET_DATA" in message
     assert all(name in message for name in NAMES)
     assert f"network connection, which fills {folder}" in message
+
+
+def test_only_https_and_no_more_than_the_files_have(monkeypatch, cache, server):
+    assert URL.startswith("https://")
+    server.redirect = f"{module.URL}elsewhere"
+    with pytest.raises(ConnectionError, match=r"redirected to http://127.*, wanted https"):
+        data.fashion_mnist()
+    server.redirect = None
+    monkeypatch.setattr(module, "LARGEST", 1000)
+    with pytest.raises(ConnectionError, match="it has more than 1000 bytes") as error:
+        data.fashion_mnist()
+    three_ways(error, cache)
+    assert not cache.exists()
 
 
 def test_a_connection_that_ends_early_leaves_nothing_behind(cache, server):

@@ -136,7 +136,9 @@ def test_double_precision_leaves_them_single():
     [
         (lambda: data.two_moons(None), "two_moons: noise=0.1 needs a key"),
         (lambda: data.two_spirals(noise=0.5), "two_spirals: noise=0.5 needs a key"),
-        (lambda: data.two_spirals(noise=jnp.array(0.0)), "needs a key"),
+        (lambda: data.two_spirals(noise=np.float32(0.5)), "two_spirals: noise=0.5 needs a key"),
+        (lambda: jax.jit(lambda noise: data.two_spirals(noise=noise))(0.0), "needs a key"),
+        (lambda: data.two_spirals(turns=np.nan), "two_spirals: turns=nan, wanted a number"),
         (lambda: data.two_moons(key, noise=-0.1), "two_moons: noise=-0.1, wanted at least 0"),
         (lambda: data.two_moons(key, 0), "n=0, wanted at least 1"),
         (lambda: data.two_spirals(-1), "n=-1, wanted at least 1"),
@@ -150,6 +152,11 @@ def test_double_precision_leaves_them_single():
 def test_a_wrong_argument_is_named(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+def test_no_noise_needs_no_key():
+    for noise in (0, np.float32(0), jnp.array(0.0)):
+        np.testing.assert_array_equal(data.two_spirals(noise=noise)["x"], data.two_spirals()["x"])
 
 
 def test_a_size_is_an_int():

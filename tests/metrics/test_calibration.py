@@ -50,6 +50,28 @@ def test_a_confidence_at_an_edge_belongs_to_the_bin_below() -> None:
     assert np.isnan(of(metrics.calibration_error(), array(np.full((1, 2), jnp.inf)), array([0])))
 
 
+def test_one_logit_has_the_confidence_of_its_sigmoid() -> None:
+    random = np.random.default_rng(1)
+    z, labels = 3 * random.normal(size=200).astype(np.float32), random.integers(0, 2, 200)
+    p = scipy.special.expit(z.astype(np.float64))
+    confidence, right = np.maximum(p, 1 - p), (z > 0) == labels
+    inside = [(confidence > b / 10) & (confidence <= (b + 1) / 10) for b in range(10)]
+    want = sum(abs(np.sum(right[i]) - np.sum(confidence[i])) for i in inside) / 200
+    for prediction, target in (
+        (z, labels),
+        (z[:, None], labels[:, None].astype(np.float32)),
+        (z, labels > 0),
+    ):
+        np.testing.assert_allclose(of(metrics.calibration_error(10), prediction, target), want, rtol=1e-5)
+
+
+def test_perplexity_of_one_score_raises() -> None:
+    with pytest.raises(ValueError, match=r"softmax_cross_entropy: .* use binary_cross_entropy"):
+        of(metrics.perplexity(), zeros((3, 1)), zeros(3, int))
+    with pytest.raises(TypeError, match="perplexity: got 'nll', wanted a function"):
+        metrics.perplexity("nll")
+
+
 def test_perplexity_of_another_loss_and_of_sequences() -> None:
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(6, 5, 4)), random.integers(0, 4, (6, 5))

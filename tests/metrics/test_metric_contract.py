@@ -211,13 +211,26 @@ def test_what_has_no_answer_does_not_pass_for_one(case: Case) -> None:
     with_nan, below, above = prediction.copy(), target.copy(), target.copy()
     with_nan.reshape(N, -1)[4, -1] = np.nan
     below[4], above[4] = (np.nan, np.nan) if target.dtype.kind == "f" else (-1, CLASSES)
-    wrong = [(with_nan, target), (prediction, below), (prediction, above)]
-    if case is METRICS["mean"]:
-        wrong = wrong[:1]  # accuracy counts a label that does not exist as wrong
-    for p, t in wrong:
+    for p, t in [(with_nan, target), (prediction, below), (prediction, above)]:
         batches = in_batches(p, t, [6, 3, 3])
         for got in streams(case.metric)(*(np.stack([a, a]) for a in batches)):
             assert np.all(got == -1) if got.ndim == 2 else np.all(np.isnan(got))
+
+
+@every
+def test_a_label_that_is_known_not_to_exist_raises_unless_the_mask_leaves_it_out(case: Case) -> None:
+    if case.draw is numbers:
+        return  # has no labels
+    prediction, target = case.draw(np.random.default_rng(5), 4)
+    mask = np.array([True, True, False, True])
+    want = case.metric.result(case.metric.update(case.metric.init(), prediction[mask], target[mask]))
+    for label in (CLASSES, 2**32 + 1):
+        wrong = target.copy()
+        wrong[2] = label
+        with pytest.raises(ValueError, match=rf"target\[2\]={label}, wanted "):
+            case.metric.update(case.metric.init(), prediction, wrong)
+        got = case.metric.result(case.metric.update(case.metric.init(), prediction, wrong, mask))
+        close(got, want, rtol=1e-6)
 
 
 @every

@@ -76,7 +76,12 @@ def test_one_output_with_an_axis_or_without_and_whole_numbers() -> None:
 @pytest.mark.parametrize(
     "outputs, prediction, target, wanted",
     [
-        (1, (4, 1), (4,), r"target float32\[4\], wanted both \(batch, 1\) or both \(batch,\) for outputs=1"),
+        (
+            1,
+            (4, 1),
+            (4,),
+            r"target float32\[4\], wanted both \(batch, 1\) or both \(batch,\) for outputs=1; give .*y\[:, None\]",
+        ),
         (1, (4, 2), (4, 2), r"prediction is float32\[4,2\] .*wanted both \(batch, 1\) or both \(batch,\)"),
         (2, (4,), (4,), r"wanted both \(batch, 2\) for outputs=2"),
         (2, (4, 2), (3, 2), r"target float32\[3,2\], wanted both"),

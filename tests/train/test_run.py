@@ -718,7 +718,7 @@ class TestErrors:
         with pytest.raises(
             ValueError, match=r"softmax_cross_entropy: .*, wanted integer labels of shape \(4,\)"
         ):
-            run_of(loss=fn.losses.softmax_cross_entropy)(key(), data, RATE)
+            run_of(fn.dense(2), loss=fn.losses.softmax_cross_entropy)(key(), data, RATE)
 
 
 class TestReprs:

@@ -65,7 +65,7 @@ def save_safetensors(
         from safetensors.numpy import save
     except ImportError as exc:
         raise ImportError(
-            "save_safetensors: the package safetensors is missing; pip install 'fnnet[checkpoint]'"
+            "save_safetensors: the package safetensors is missing; pip install safetensors"
         ) from exc
 
     metadata = dict(metadata or {})
@@ -107,7 +107,7 @@ def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -
         from safetensors import SafetensorError, deserialize
     except ImportError as exc:
         raise ImportError(
-            "load_safetensors: the package safetensors is missing; pip install 'fnnet[checkpoint]'"
+            "load_safetensors: the package safetensors is missing; pip install safetensors"
         ) from exc
 
     content = Path(path).expanduser().read_bytes()

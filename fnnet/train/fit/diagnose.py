@@ -72,7 +72,10 @@ def find_nonfinite(
         prediction, _ = net.apply(params, state, batch["x"], key=key, train=True)
         return jnp.mean(per_example("loss", loss, prediction, batch["y"]))
 
-    value, grads = jax.jit(jax.value_and_grad(mean_loss))(params)
+    try:
+        value, grads = jax.jit(jax.value_and_grad(mean_loss))(params)
+    except ValueError as exc:  # the targets are known here, so a loss can refuse them
+        return f"the prediction is finite, but its loss is not: {exc}"
     if not jnp.isfinite(value):
         return "the prediction is finite, but its loss is not: look at the targets and at the loss"
     if bad := not_finite_in(grads):

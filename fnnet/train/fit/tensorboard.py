@@ -31,7 +31,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> Callable[[Evaluation], None]:
         from tensorboardX.proto.summary_pb2 import Summary
     except ImportError as exc:
         raise ImportError(
-            "tensorboard: tensorboardX, which writes the files, is not installed: pip install 'fnnet[tensorboard]'"
+            "tensorboard: tensorboardX, which writes the files, is not installed: pip install tensorboardX"
         ) from exc
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

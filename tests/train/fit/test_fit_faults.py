@@ -325,9 +325,14 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     # Masks are infinite inside, which is not at fault.
     masked = fn.serial(fn.dense(2), lambda x: jnp.where(jnp.isneginf(jnp.full_like(x, -jnp.inf)), x, 0.0))
     with pytest.raises(
-        DivergedError, match="the prediction is finite, but its loss is not: look at the targets"
+        DivergedError,
+        match=r"prediction is finite, but its loss is not: softmax_.*: target\[.\]=2, wanted a label",
     ):
         fit(net=masked, train={"x": X, "y": DATA["y"] + 1})
+    with pytest.raises(
+        DivergedError, match="the prediction is finite, but its loss is not: look at the targets"
+    ):
+        fit(net=masked, loss=lambda y, t: jnp.sqrt(-1.0 - jnp.sum(y**2, axis=1)))
 
 
 def test_the_best_is_no_nan() -> None:

@@ -30,17 +30,21 @@ def start_of(grads: Any) -> Any:
 
 
 def run(optimizer: Any, grads: Any) -> Any:
-    """The params after each step, and the last state. Without jit: shapes and operations are few."""
-    params, path = start_of(grads), []
-    with jax.disable_jit():  # conditions and loops, too
-        state = optimizer.init(params)
-        for i in range(len(jax.tree.leaves(grads)[0])):
-            updates, state = optimizer.update(
-                jax.tree.map(lambda g, i=i: jnp.asarray(g[i]), grads), state, params
-            )
-            params = optax.apply_updates(params, updates)
-            path.append(params)
-    return stack(*path), state
+    """The params after each step, and the last state."""
+
+    def step(now: Any, grads: Any) -> Any:
+        params, state = now
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    @jax.jit
+    def path(grads: Any) -> Any:
+        params = start_of(grads)
+        (_, state), path = jax.lax.scan(step, (params, optimizer.init(params)), grads)
+        return path, state
+
+    return path(grads)
 
 
 def size(state: Any, params: Any) -> int:

@@ -110,7 +110,11 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
         >>> params["w"].dtype, net(params, jnp.ones((5, 3))).dtype
         (dtype('float32'), dtype('float32'))
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:  # no dtype at all
+        floating = False
+    if not floating:
         raise TypeError(f"cast: dtype={dtype!r}, wanted floating point, such as jnp.bfloat16")
     child = as_layer(layer)
 
@@ -208,7 +212,9 @@ def _apply_wrapped(
 
 def _cast(tree: Any, dtype: Any) -> Any:
     def convert(a: Any) -> Any:
-        return a.astype(dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
+        # What is no array stays as it is: the layer refuses it.
+        is_floating = hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating)
+        return a.astype(dtype) if is_floating else a
 
     return jax.tree.map(convert, tree)
 

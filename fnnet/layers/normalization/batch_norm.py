@@ -51,6 +51,8 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
     """
     check.number("batch_norm", "momentum", momentum, "[0, 1)")
     check.number("batch_norm", "eps", eps, "[0, inf)")
+    if axis_name is not None and not isinstance(axis_name, str | tuple):
+        raise TypeError(f"batch_norm: axis_name={axis_name!r}, wanted the name of a mapped axis, or None")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         params = init_affine("batch_norm", x)
@@ -85,7 +87,7 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
 
 def _check(params: Params, state: State, x: Any, train: bool) -> None:
     check_affine("batch_norm", params, x)
-    check.has_keys("batch_norm", "state", state, ("mean", "var"))
+    check.has_shapes("batch_norm", "state", state, dict.fromkeys(("mean", "var"), x.shape[-1:]))
     if train and 0 in x.shape[:-1]:
         raise ValueError(f"batch_norm: input is {check.describe(x)}, wanted at least one example to train on")
 

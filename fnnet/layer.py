@@ -99,6 +99,8 @@ _MISSING: Any = object()
 
 def checked_init(name: str, init: Callable[[Any, Any], Made]) -> Callable[[Any, Any], Made]:
     """The init of a layer or of a cell, which takes a seed for a key, too."""
+    if getattr(init, "checked_for", None) == name:
+        return init
     inner = getattr(init, "unchecked", init)  # of a layer that is renamed
 
     @wraps(inner)
@@ -109,12 +111,14 @@ def checked_init(name: str, init: Callable[[Any, Any], Made]) -> Callable[[Any, 
             )
         return inner(as_key(name, key), x)
 
-    vars(checked)["unchecked"] = inner
+    vars(checked).update(unchecked=inner, checked_for=name)
     return checked
 
 
 def _checked_apply(name: str, apply: Apply) -> Apply:
     """A layer's apply whose `train` is a bool, and whose key may be a seed."""
+    if getattr(apply, "checked_for", None) == name:
+        return apply
     inner = getattr(apply, "unchecked", apply)
 
     @wraps(inner)
@@ -135,7 +139,7 @@ def _checked_apply(name: str, apply: Apply) -> Apply:
             check.flag(name, "train", train)
         return inner(params, state, x, key=None if key is None else as_key(name, key), train=train)
 
-    vars(checked)["unchecked"] = inner
+    vars(checked).update(unchecked=inner, checked_for=name)
     return checked
 
 
@@ -194,6 +198,30 @@ def printable(make: Callable[P, Made]) -> Callable[P, Made]:
         return result
 
     return make_and_record
+
+
+def takes_input(f: Callable[P, Made]) -> Callable[P, Made]:
+    """A decorator for a plain function of an array that is a layer itself: called without an input, it says so.
+
+    Example:
+        >>> fn.relu()
+        Traceback (most recent call last):
+        ...
+        TypeError: relu: called without an input; it is a layer itself: write fn.relu, not fn.relu()
+    """
+
+    @wraps(f)
+    def function(*args: P.args, **kwargs: P.kwargs) -> Made:
+        if not args and "x" not in kwargs:
+            name = _name_of(f)
+            given = ", ".join(f"{argument}={value!r}" for argument, value in kwargs.items())
+            write = f"partial(fn.{name}, {given})" if given else f"fn.{name}"
+            raise TypeError(
+                f"{name}: called without an input; it is a layer itself: write {write}, not fn.{name}({given})"
+            )
+        return f(*args, **kwargs)
+
+    return function
 
 
 def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:

@@ -131,6 +131,7 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
         floating = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         outer = jnp.result_type(*floating) if floating else jnp.result_type(float)
         half = partial(_cast, dtype=dtype)
+        _check_dicts("cast", params, state)
         y, state = _apply_wrapped("cast", child, half(params), state, half(x), key, train)
         return _cast(y, outer), state
 
@@ -163,6 +164,8 @@ def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
+        _check_dicts("remat", params, state)
+
         @partial(jax.checkpoint, policy=policy)
         def recomputed(params: Params, state: State, x: Any, key: chex.PRNGKey | None) -> tuple[Any, State]:
             return _apply_wrapped("remat", child, params, state, x, key, train)
@@ -196,11 +199,18 @@ def freeze(layer: Child) -> Layer:
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
+        _check_dicts("freeze", params, state)
         y, after = _apply_wrapped("freeze", child, lax.stop_gradient(params), state, x, None, False)
         # Training leaves the state unchanged. An evaluation may change it, such as a cache of keys and values.
         return y, state if train else after
 
     return Layer(child.init, apply, "freeze")
+
+
+def _check_dicts(kind: str, params: Params, state: State) -> None:
+    """Raises unless both are dicts, before JAX is given another mapping."""
+    check.is_dict(kind, "params", params)
+    check.is_dict(kind, "state", state)
 
 
 def _apply_wrapped(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State, printable
+from fnnet.layer import Layer, Params, State, printable, takes_input
 from fnnet.layers.draw import check_initializers, draw
 
 HINT = "; for images put flatten before it"
@@ -82,6 +82,7 @@ def _check_input(x: Any) -> None:
     check.has_rank("dense", x, 1, "(batch, features)")
 
 
+@takes_input
 def flatten(x: jax.Array) -> jax.Array:
     """Merges all axes except the batch: (batch, ...) -> (batch, features).
 

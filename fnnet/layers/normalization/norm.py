@@ -54,7 +54,10 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
         check_affine("layer_norm", params, x)
         check.has_shapes("layer_norm", "state", state, {})
         x = jnp.asarray(x)
-        y = _standardize(x.astype(jnp.result_type(x, jnp.float32)), (-1,), eps)
+        x32 = x.astype(jnp.result_type(x, jnp.float32))
+        # The pass for the unit costs 3 to 5 % of the layer, forward and backward (2048 x 128 and 512, two CPU cores).
+        unit = _unit(x32, (-1,))
+        y = _standardize(x32 / jnp.broadcast_to(unit, x.shape), (-1,), eps / jnp.square(unit))
         return affine(y, params).astype(x.dtype), {}
 
     return Layer(init, apply, "layer_norm")
@@ -245,6 +248,6 @@ def _standardize(x: jax.Array, axes: tuple[int, ...], eps: chex.Numeric) -> jax.
 
 
 def _unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The unit to divide x by so that no square overflows: 1, except for very large numbers."""
+    """The unit to divide x by, 1 for ordinary numbers: so no square overflows, nor var^(-3/2) in backprop vanishes."""
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0))
-    return jnp.where(largest > float(jnp.finfo(x.dtype).max) ** 0.4, largest, 1)
+    return jnp.where(largest > float(jnp.finfo(x.dtype).max) ** 0.25, largest, 1)

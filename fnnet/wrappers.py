@@ -111,7 +111,7 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
         (dtype('float32'), dtype('float32'))
     """
     try:
-        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        floating = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except TypeError:  # no dtype at all
         floating = False
     if not floating:
@@ -149,6 +149,9 @@ def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
         policy: which intermediate values to store nevertheless, one of `jax.checkpoint_policies`. The default is
             none.
 
+    Raises:
+        TypeError: the policy is not a function.
+
     Source: Chen et al. 2016, arXiv:1604.06174.
 
     Example:
@@ -159,6 +162,8 @@ def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
         >>> net(params, jnp.ones((5, 3))).shape
         (5, 3)
     """
+    if policy is not None and not callable(policy):
+        raise TypeError(f"remat: policy={policy!r}, wanted one of jax.checkpoint_policies, or None")
     child = as_layer(layer)
 
     def apply(

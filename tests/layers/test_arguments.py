@@ -43,7 +43,18 @@ OF_THEIR_OWN = {
     "rotary": ("no", 1, 0, np.True_),
     "padding": ("nope", "same", 3, ((1,),), ((0, -1),), ((0.5, 1),), ((True, True),)),
 }
-LAYERS_OF_ARGUMENTS = ("layer", "layers", "branches", "expert", "body", "cell", "cells", "backward", "policy")
+LAYERS_OF_ARGUMENTS = (
+    "layer",
+    "layers",
+    "branches",
+    "expert",
+    "body",
+    "cell",
+    "cells",
+    "backward",
+    "policy",
+    "named",
+)
 
 
 def wrong_values(layer, name, parameter):

@@ -117,7 +117,7 @@ def test_wrong_inputs_raise():
     params = params_for(layer, ones((1, 4)))
     with pytest.raises(
         ValueError,
-        match=r"dense: input is float32\[2,5\] and w float32\[4,3\], wanted 4 features; for images put flatten before it",
+        match=r"dense: input is float32\[2,5\] and w float32\[4,3\], wanted 4 features; for images",
     ):
         layer(params, ones((2, 5)))
     with pytest.raises(ValueError, match=r"dense: input is float32\[\], wanted \(batch, features\)"):

@@ -260,10 +260,10 @@ def test_errors():
     with pytest.raises(ValueError, match=r"input is float32\[3\], wanted \(batch, \.\.\., features\)"):
         layer.init(KEY, x[0])
     with pytest.raises(
-        ValueError, match=r"input is float32\[2,2\] and w float32\[3,2\], wanted 3 features and 2"
+        ValueError, match=r"input is float32\[2,2\] and w float32\[3,2\], wanted 3 features, on"
     ):
         layer.apply(params, state, x[:, :2])
-    with pytest.raises(ValueError, match=r"w float32\[3,2\], wanted 3 features and 4 experts"):
+    with pytest.raises(ValueError, match=r"params has w float32\[3,2\], wanted \(3, 4\)"):
         make(fn.dense(1), 4).apply(params, state, x)
     with pytest.raises(ValueError, match=r"state has no entries, .*keep the one that apply returns"):
         layer(params, x)

@@ -75,6 +75,7 @@ def transformer_encoder_block(
         >>> encoder(params, x)["x"].shape
         (5, 3, 4)
     """
+    check.number("transformer_encoder_block", "attention_dropout", attention_dropout, "[0, 1)")
     attention = multi_head_attention(
         heads, kv_heads=kv_heads, dropout=attention_dropout, use_bias=use_bias, rotary=rotary, w_init=w_init
     )
@@ -159,6 +160,7 @@ def transformer_decoder_block(
         (5, 3, 11)
     """
     check.flag("transformer_decoder_block", "cross", cross)
+    check.number("transformer_decoder_block", "attention_dropout", attention_dropout, "[0, 1)")
     options: dict[str, Any] = {"kv_heads": kv_heads, "dropout": attention_dropout, "use_bias": use_bias}
     attentions = {
         "attention": multi_head_attention(

@@ -115,7 +115,7 @@ def kernel_shapes(
 def check_input_fits(layer: str, x: Any, params: Any, name: str, groups: int) -> None:
     """Raises if the input has other spatial axes or channels than a kernel, which is likelier than a wrong kernel."""
     spatial_axes(layer, x)
-    w = params.get(name) if isinstance(params, dict) else None
+    w: Any = params.get(name) if isinstance(params, dict) else None
     rank = len(getattr(w, "shape", ()))
     if rank >= 3 and (rank != len(x.shape) or x.shape[-1] != w.shape[-2] * groups):
         raise ValueError(

@@ -193,7 +193,7 @@ def _depthwise_shape(layer: str, x: Any, window: PerAxis, multiplier: int) -> tu
 def _check_input_fits(layer: str, x: Any, params: Any, name: str, multiplier: int) -> None:
     """Raises if the input has other spatial axes or channels than a depthwise kernel."""
     spatial_axes(layer, x)
-    w = params.get(name) if isinstance(params, dict) else None
+    w: Any = params.get(name) if isinstance(params, dict) else None
     rank = len(getattr(w, "shape", ()))
     if rank >= 3 and w.shape[-1] % multiplier == 0:
         channels = w.shape[-1] // multiplier

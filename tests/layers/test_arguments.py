@@ -40,6 +40,7 @@ OF_THEIR_OWN = {
     "axis_name": (3, 0.5, True),
     "dtype": (np.int32, "nope", 3, None),
     "activation": (3, "relu", None),
+    "policy": (3, "dots_saveable", True),
     "rotary": ("no", 1, 0, np.True_),
     "padding": ("nope", "same", 3, ((1,),), ((0, -1),), ((0.5, 1),), ((True, True),)),
 }
@@ -52,7 +53,6 @@ LAYERS_OF_ARGUMENTS = (
     "cell",
     "cells",
     "backward",
-    "policy",
     "named",
 )
 

@@ -96,3 +96,9 @@ def test_large_numbers_that_cancel_exactly_are_not_silent():
     layer = fn.batch_norm()
     y, _ = layer.apply(*layer.init(0, x), x, train=True)
     assert np.isnan(y).all()
+
+
+def test_a_sum_of_squares_beyond_float32_is_not_silent():
+    x = np.array([[1.0, 2.0, 1e20, 3.0, 4.0]], np.float32)
+    y = fn.local_response_norm(3)({}, x)
+    np.testing.assert_array_equal(np.isnan(y), [[False, True, True, True, False]])

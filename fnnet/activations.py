@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import check
+from fnnet.layer import takes_input
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
@@ -54,6 +55,7 @@ def _with_derivative(
     return decorate
 
 
+@takes_input
 def identity(x: jax.Array) -> jax.Array:
     """The identity: y = x.
 
@@ -64,6 +66,7 @@ def identity(x: jax.Array) -> jax.Array:
     return x
 
 
+@takes_input
 def hardlim(x: jax.Array) -> jax.Array:
     """Threshold: y = 1 for x >= 0, else 0. Its derivative is 0.
 
@@ -77,6 +80,7 @@ def hardlim(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), x, x >= 0).astype(x.dtype)
 
 
+@takes_input
 def hardlims(x: jax.Array) -> jax.Array:
     """Symmetric threshold: y = 1 for x >= 0, else -1. Its derivative is 0.
 
@@ -93,6 +97,7 @@ def _logistic_density(x: jax.Array) -> jax.Array:
     return e / jnp.square(1 + e)
 
 
+@takes_input
 @_with_derivative(_logistic_density)
 def sigmoid(x: jax.Array) -> jax.Array:
     """Logistic sigmoid: y = 1 / (1 + exp(-x)), in (0, 1).
@@ -105,6 +110,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
 
 
 # 1 - y^2 rounds to 0 once y rounds to 1: at x = 4 in bfloat16.
+@takes_input
 @_with_derivative(lambda x: 4 * _logistic_density(2 * x))
 def tanh(x: jax.Array) -> jax.Array:
     """Hyperbolic tangent: y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)), in (-1, 1).
@@ -116,6 +122,7 @@ def tanh(x: jax.Array) -> jax.Array:
     return jnp.tanh(x)
 
 
+@takes_input
 def bipolar_sigmoid(x: jax.Array) -> jax.Array:
     """Bipolar sigmoid: y = (1 - exp(-x)) / (1 + exp(-x)) = tanh(x / 2), in (-1, 1).
 
@@ -129,6 +136,7 @@ def bipolar_sigmoid(x: jax.Array) -> jax.Array:
 
 
 # The quotient rule would subtract two numbers of size 1/|x| to give one of 1/x^2.
+@takes_input
 @_with_derivative(lambda x: jnp.square(1 / (1 + jnp.abs(x))))
 def softsign(x: jax.Array) -> jax.Array:
     """Softsign: y = x / (1 + |x|), in (-1, 1).
@@ -142,6 +150,7 @@ def softsign(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isinf(x), jnp.sign(x), x / (1 + jnp.abs(x)))
 
 
+@takes_input
 @_with_derivative(sigmoid)
 def softplus(x: jax.Array) -> jax.Array:
     """Softplus: y = log(1 + exp(x)), a smooth relu.
@@ -155,7 +164,7 @@ def softplus(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-@jax.custom_jvp
+@takes_input
 def relu(x: jax.Array) -> jax.Array:
     """Rectified linear unit: y = max(x, 0). Its derivative at 0 is 0.
 
@@ -165,16 +174,22 @@ def relu(x: jax.Array) -> jax.Array:
         >>> fn.relu(jnp.array([-1.0, 0.0, 2.0]))
         Array([0., 0., 2.], dtype=float32)
     """
+    return _relu(x)
+
+
+@jax.custom_jvp
+def _relu(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, 0)
 
 
-@relu.defjvp
+@_relu.defjvp
 def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     # The derivative of maximum at 0 would be 1/2.
-    return relu(x), jnp.where(x > 0, dx, 0)
+    return _relu(x), jnp.where(x > 0, dx, 0)
 
 
+@takes_input
 def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
     """Leaky relu: y = x for x > 0, else negative_slope x. Its derivative at 0 is negative_slope.
 
@@ -195,6 +210,7 @@ def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
     return jnp.where(x > 0, x, negative_slope * x)
 
 
+@takes_input
 def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """Exponential linear unit: y = x for x > 0, else alpha (exp(x) - 1). Its derivative at 0 is alpha.
 
@@ -222,6 +238,7 @@ def _expm1(x: jax.Array) -> jax.Array:
     return jnp.expm1(x)
 
 
+@takes_input
 def selu(x: jax.Array) -> jax.Array:
     """Scaled elu: y = 1.0507 elu(x, 1.6733), which has mean 0 and variance 1 as a fixed point.
 
@@ -234,6 +251,7 @@ def selu(x: jax.Array) -> jax.Array:
     return 1.0507009873554804934193349852946 * elu(x, 1.6732632423543772848170429916717)
 
 
+@takes_input
 def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
     """Gaussian error linear unit: y = x Phi(x), where Phi is the normal distribution function.
 
@@ -288,6 +306,7 @@ def _gelu_by_tanh(x: jax.Array) -> jax.Array:
     return _times(x, sigmoid(_two_u(x)))
 
 
+@takes_input
 @_with_derivative(lambda x: sigmoid(x) + _times(x, _logistic_density(x)))
 def silu(x: jax.Array) -> jax.Array:
     """Sigmoid linear unit (swish): y = x sigmoid(x).
@@ -301,6 +320,7 @@ def silu(x: jax.Array) -> jax.Array:
     return _times(x, sigmoid(x))
 
 
+@takes_input
 def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
     """Softmax: y_i = exp(x_i) / sum_j exp(x_j) along `axis`.
 
@@ -317,6 +337,7 @@ def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
     return _to_dtype_of_x(e / jnp.sum(e, axis=axis, keepdims=True), x)
 
 
+@takes_input
 def log_softmax(x: jax.Array, axis: int = -1) -> jax.Array:
     """The logarithm of softmax: y_i = x_i - log sum_j exp(x_j) along `axis`.
 

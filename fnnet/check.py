@@ -39,22 +39,100 @@ def at(place: str, x: Any) -> Iterator[None]:
         raise
 
 
-def has_keys(layer: str, what: str, got: Mapping[str, Any], wanted: tuple[str, ...]) -> None:
-    """Raises ValueError unless `got`, the params or state of a layer, is a dict with exactly the keys `wanted`."""
-    if not isinstance(got, Mapping):
-        raise TypeError(f"{layer}: {what} is {describe(got)}, wanted the dict that init returned")
+def is_dict(layer: str, what: str, got: Any) -> None:
+    """Raises TypeError unless `got`, the params or state of a layer, is a dict.
+
+    Other mappings, such as a FrozenDict, are other trees to JAX: a state that came in as one and out as a dict could
+    be no scan's carry. So a state is asked for in the kind that init returns, and params in a dict of any kind.
+    """
+    if type(got) is dict or (what.startswith("params") and isinstance(got, dict)):
+        return
+    if isinstance(got, Mapping):
+        raise TypeError(
+            f"{layer}: {what} is of type {type(got).__name__}, wanted the dict that init returned; make a dict "
+            "of it, at every level"
+        )
+    raise TypeError(f"{layer}: {what} is {describe(got)}, wanted the dict that init returned")
+
+
+def has_shapes(
+    layer: str,
+    what: str,
+    got: Any,
+    wanted: Mapping[str, Any],
+    *,
+    features: Sequence[tuple[str, Sequence[int], str, Any]] = (),
+    hint: str = ", on the last axis",
+) -> None:
+    """Raises unless `got` is a dict of floating-point arrays with exactly the names and shapes of `wanted`.
+
+    Args:
+        layer: for the message.
+        what: "params" or "state".
+        got: the params or state of the layer.
+        wanted: `{name: shape}`, nested as `got` is. In a shape, None is an axis of any size. Instead of a shape, `int`
+            is one integer, `float` an array of any shape, and `...` an entry that a child checks.
+        features: `(name, axes, "input", x)`, the axes of an array that have the size of the input's last one. If
+            these alone differ, the input may be what is wrong, and the message names it.
+        hint: what that message ends with.
+
+    Raises:
+        TypeError: `got` is not a dict, or an entry is not an array, or has integers.
+        ValueError: a name or a shape differs.
+
+    Example:
+        >>> w = jnp.ones((4, 5))
+        >>> fn.check.has_shapes("dense", "params", {"w": w}, {"w": (4, 3)})
+        Traceback (most recent call last):
+        ...
+        ValueError: dense: params has w float32[4,5], wanted (4, 3); pass the params that this network's init returned
+    """
+    kind = what.split("[")[0]
+    remedy = f"pass the {kind} that this network's init returned" + (
+        ", and keep the one that apply returns" if kind == "state" else ""
+    )
+    is_dict(layer, what, got)
     if set(got) != set(wanted):
         raise ValueError(
-            f"{layer}: {what} has {sorted(got) or 'no entries'}, wanted {sorted(wanted)}; "
-            f"pass the {what} that this network's init returned"
-            + (", and keep the one that apply returns" if what == "state" else "")
+            f"{layer}: {what} has {sorted(map(str, got)) or 'no entries'}, wanted "
+            f"{sorted(wanted) or 'none'}; {remedy}"
         )
+    for name, shape in wanted.items():
+        leaf = got[name]
+        if shape is ...:
+            continue
+        if isinstance(shape, Mapping):
+            has_shapes(layer, f"{what}[{name!r}]", leaf, shape)
+            continue
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.integer if shape is int else jnp.floating):
+            kind_of_array = "an integer" if shape is int else "an array in floating point"
+            raise TypeError(f"{layer}: {what} has {name} {describe(leaf)}, wanted {kind_of_array}; {remedy}")
+        if shape is float:
+            continue
+        shape = () if shape is int else shape
+        differs = [
+            i for i, (n, m) in enumerate(zip(leaf.shape, shape, strict=False)) if m is not None and n != m
+        ]
+        if len(leaf.shape) == len(shape) and not differs:
+            continue
+        for of, axes, said, x in features:
+            if of == name and len(leaf.shape) == len(shape) and differs == list(axes):
+                sizes = {leaf.shape[axis] for axis in axes}
+                if len(sizes) == 1:
+                    raise ValueError(
+                        f"{layer}: {said} is {describe(x)} and {name} {describe(leaf)}, wanted {sizes.pop()} "
+                        f"features{hint}"
+                    )
+        text = str(tuple(shape)).replace("None", "any")
+        raise ValueError(f"{layer}: {what} has {name} {describe(leaf)}, wanted {text}; {remedy}")
 
 
 def is_floating(layer: str, x: Any) -> None:
     """Raises TypeError unless the input is an array in floating point."""
     if not hasattr(x, "dtype"):
-        raise TypeError(f"{layer}: input is {describe(x)}, wanted one array")
+        hint = "; fn.on_x applies layers to the entry 'x' of a dict" if isinstance(x, Mapping) else ""
+        raise TypeError(f"{layer}: input is {describe(x)}, wanted one array{hint}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{layer}: input is {describe(x)}, wanted floating point; convert it first, for example "

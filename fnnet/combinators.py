@@ -91,8 +91,7 @@ def parallel(*branches: Child, merge: Literal["sum", "concatenate"] = "sum") -> 
         >>> net(params, jnp.ones((5, 3))).shape
         (5, 7)
     """
-    if merge not in ("sum", "concatenate"):
-        raise ValueError(f"parallel: merge={merge!r}, wanted 'sum' or 'concatenate'")
+    check.one_of("parallel", "merge", merge, ("sum", "concatenate"))
     if not branches:
         raise ValueError("parallel: no branches, wanted at least one")
     children = _name_children("parallel", branches, {})
@@ -252,8 +251,7 @@ def _apply(
 def _check_names(kind: str, children: Mapping[str, Layer], params: Params, state: State) -> None:
     """Raises if params or state have an entry that is not the name of a child: they are of another network."""
     for what, tree in (("params", params), ("state", state)):
-        if not isinstance(tree, Mapping):
-            raise TypeError(f"{kind}: {what} is {check.describe(tree)}, wanted the dict that init returned")
+        check.is_dict(kind, what, tree)
         if unknown := sorted(set(tree) - set(children)):
             raise ValueError(
                 f"{kind}: {what} has {unknown}, and the network only {list(children)}; "

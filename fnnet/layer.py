@@ -5,7 +5,7 @@
 
 `x` in `init` is an example batch or a `jax.ShapeDtypeStruct`: only its shape and dtype are read. `params` and
 `state` are nested dicts of arrays, `{}` when empty. The state has the same tree in training and in evaluation, so
-that it can be the carry of a `lax.scan`.
+that it can be the carry of a `lax.scan`. An int in place of a key is the seed of one.
 """
 
 import dataclasses
@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import Parameter, signature
-from numbers import Real
+from numbers import Integral, Real
 from types import FunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import chex
+import jax
+import jax.numpy as jnp
 
 from fnnet import check
 
@@ -51,6 +53,9 @@ class Apply(Protocol):
 class Layer:
     """A layer or a whole network: two pure functions, and the layer's name in params and in errors.
 
+    Both functions are wrapped, so that what can go wrong in a call of any layer is checked in one place: a key may be
+    the int that is its seed, and `train` must be True or False.
+
     Attributes:
         init: `(key, x) -> (params, state)`.
         apply: `(params, state, x, *, key=None, train=False) -> (y, state)`.
@@ -76,6 +81,10 @@ class Layer:
     name: str
     call: partial[Any] | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "init", checked_init(self.name, self.init))
+        object.__setattr__(self, "apply", _checked_apply(self.name, self.apply))
+
     def __call__(self, params: Params, x: Any) -> Any:
         """The deterministic forward pass of a layer without state: `y = layer(params, x)`."""
         y, _ = self.apply(params, {}, x)
@@ -83,6 +92,81 @@ class Layer:
 
     def __repr__(self) -> str:
         return self.name if self.call is None else show_call(self.call)
+
+
+_MISSING: Any = object()
+
+
+def checked_init(name: str, init: Callable[[Any, Any], Made]) -> Callable[[Any, Any], Made]:
+    """The init of a layer or of a cell, which takes a seed for a key, too."""
+    if getattr(init, "checked_for", None) == name:
+        return init
+    inner = getattr(init, "unchecked", init)  # of a layer that is renamed
+
+    @wraps(inner)
+    def checked(key: Any, x: Any = _MISSING) -> Made:
+        if x is _MISSING:
+            raise TypeError(
+                f"{name}: init got one argument, wanted a key, or its seed, and an input: init(0, x)"
+            )
+        return inner(as_key(name, key), x)
+
+    vars(checked).update(unchecked=inner, checked_for=name)
+    return checked
+
+
+def _checked_apply(name: str, apply: Apply) -> Apply:
+    """A layer's apply whose `train` is a bool, and whose key may be a seed."""
+    if getattr(apply, "checked_for", None) == name:
+        return apply
+    inner = getattr(apply, "unchecked", apply)
+
+    @wraps(inner)
+    def checked(
+        params: Params, state: State, x: Any = _MISSING, *, key: Any = None, train: bool = False
+    ) -> tuple[Any, State]:
+        if x is _MISSING:
+            raise TypeError(
+                f"{name}: apply got two arguments, wanted apply(params, state, x); init returned the state, which is "
+                "{} if nothing in the network has one"
+            )
+        if train is not False and train is not True:
+            if isinstance(train, jax.core.Tracer):
+                raise TypeError(
+                    f"{name}: train is a traced value, wanted True or False: jax.jit(net.apply, "
+                    "static_argnames='train')"
+                )
+            check.flag(name, "train", train)
+        return inner(params, state, x, key=None if key is None else as_key(name, key), train=train)
+
+    vars(checked).update(unchecked=inner, checked_for=name)
+    return checked
+
+
+def as_key(name: str, key: Any) -> chex.PRNGKey:
+    """A PRNG key from itself, or from the int that is its seed.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: the seed is negative, or 2**32 or more. (`jax.random.key` would take its last 32 bits.)
+
+    Example:
+        >>> fn.layer.as_key("init", 3) == jax.random.key(3)
+        Array(True, dtype=bool)
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == jnp.uint32 and len(key.shape) == 1:  # as jax.random.PRNGKey makes them
+        return key
+    is_integer = isinstance(key, Integral) and not isinstance(key, bool)
+    if is_integer or (dtype is not None and key.shape == () and jnp.issubdtype(dtype, jnp.integer)):
+        if isinstance(key, jax.core.Tracer):
+            return jax.random.key(key)
+        if not 0 <= int(key) < 2**32:
+            raise ValueError(f"{name}: key={key}, wanted a seed from 0 to 2**32 - 1")
+        return jax.random.key(int(key))
+    raise TypeError(f"{name}: key is {check.describe(key)}, wanted jax.random.key(seed), or the seed, an int")
 
 
 def printable(make: Callable[P, Made]) -> Callable[P, Made]:
@@ -116,6 +200,30 @@ def printable(make: Callable[P, Made]) -> Callable[P, Made]:
     return make_and_record
 
 
+def takes_input(f: Callable[P, Made]) -> Callable[P, Made]:
+    """A decorator for a plain function of an array that is a layer itself: called without an input, it says so.
+
+    Example:
+        >>> fn.relu()
+        Traceback (most recent call last):
+        ...
+        TypeError: relu: called without an input; it is a layer itself: write fn.relu, not fn.relu()
+    """
+
+    @wraps(f)
+    def function(*args: P.args, **kwargs: P.kwargs) -> Made:
+        if not args and "x" not in kwargs:
+            name = _name_of(f)
+            given = ", ".join(f"{argument}={value!r}" for argument, value in kwargs.items())
+            write = f"partial(fn.{name}, {given})" if given else f"fn.{name}"
+            raise TypeError(
+                f"{name}: called without an input; it is a layer itself: write {write}, not fn.{name}({given})"
+            )
+        return f(*args, **kwargs)
+
+    return function
+
+
 def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
     """A layer from a plain function of an array, such as `jnp.tanh`. A `Layer` is returned as it is.
 
@@ -132,6 +240,8 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
         return f
     if not callable(f):
         hint = f"; write recurrent({f.name}_cell(...))" if hasattr(f, "initial_carry") else ""
+        if isinstance(f, list | tuple):
+            hint = "; several layers are arguments of their own: serial(*layers), not serial(layers)"
         raise TypeError(f"a layer is a fnnet.Layer or a function of an array, got {f!r}{hint}")
 
     # A partial has no name of its own, and a lambda's is not an identifier.
@@ -149,6 +259,8 @@ def as_layer(f: Layer | Callable[[Any], Any]) -> Layer:
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
+        check.has_shapes(name, "params", params, {})
+        check.has_shapes(name, "state", state, {})
         y = f(x)
         if isinstance(y, Layer):
             raise TypeError(makes_a_layer)

@@ -38,6 +38,7 @@ def summary(net: Child, x: Any, *, train: bool = False) -> str:
           relu_0     float32[32,64]       0    2,048
           dense_1    float32[32,10]     650   41,280
     """
+    check.flag("summary", "train", train)
     rows = [("layer", "output", "params", "FLOPs")]
     for call in _calls(as_layer(net), x, train):
         size = sum(math.prod(p.shape) for p in jax.tree.leaves(call.arguments[0]))
@@ -140,7 +141,7 @@ def _count_equation(equation: Any) -> int:
     if not jnp.issubdtype(dtype, jnp.floating):
         return 0
     size = math.prod(shape)
-    first = equation.invars[0].aval.shape
+    first = equation.invars[0].aval.shape if equation.invars else ()  # an arange has no input
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         return 2 * size * math.prod(first[i] for i in contracted)

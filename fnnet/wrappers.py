@@ -110,7 +110,11 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
         >>> params["w"].dtype, net(params, jnp.ones((5, 3))).dtype
         (dtype('float32'), dtype('float32'))
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        floating = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:  # no dtype at all
+        floating = False
+    if not floating:
         raise TypeError(f"cast: dtype={dtype!r}, wanted floating point, such as jnp.bfloat16")
     child = as_layer(layer)
 
@@ -127,6 +131,7 @@ def cast(layer: Child, dtype: Any = jnp.bfloat16) -> Layer:
         floating = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         outer = jnp.result_type(*floating) if floating else jnp.result_type(float)
         half = partial(_cast, dtype=dtype)
+        _check_dicts("cast", params, state)
         y, state = _apply_wrapped("cast", child, half(params), state, half(x), key, train)
         return _cast(y, outer), state
 
@@ -144,6 +149,9 @@ def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
         policy: which intermediate values to store nevertheless, one of `jax.checkpoint_policies`. The default is
             none.
 
+    Raises:
+        TypeError: the policy is not a function.
+
     Source: Chen et al. 2016, arXiv:1604.06174.
 
     Example:
@@ -154,11 +162,15 @@ def remat(layer: Child, *, policy: Callable[..., bool] | None = None) -> Layer:
         >>> net(params, jnp.ones((5, 3))).shape
         (5, 3)
     """
+    if policy is not None and not callable(policy):
+        raise TypeError(f"remat: policy={policy!r}, wanted one of jax.checkpoint_policies, or None")
     child = as_layer(layer)
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
+        _check_dicts("remat", params, state)
+
         @partial(jax.checkpoint, policy=policy)
         def recomputed(params: Params, state: State, x: Any, key: chex.PRNGKey | None) -> tuple[Any, State]:
             return _apply_wrapped("remat", child, params, state, x, key, train)
@@ -192,11 +204,18 @@ def freeze(layer: Child) -> Layer:
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
+        _check_dicts("freeze", params, state)
         y, after = _apply_wrapped("freeze", child, lax.stop_gradient(params), state, x, None, False)
         # Training leaves the state unchanged. An evaluation may change it, such as a cache of keys and values.
         return y, state if train else after
 
     return Layer(child.init, apply, "freeze")
+
+
+def _check_dicts(kind: str, params: Params, state: State) -> None:
+    """Raises unless both are dicts, before JAX is given another mapping."""
+    check.is_dict(kind, "params", params)
+    check.is_dict(kind, "state", state)
 
 
 def _apply_wrapped(
@@ -208,7 +227,9 @@ def _apply_wrapped(
 
 def _cast(tree: Any, dtype: Any) -> Any:
     def convert(a: Any) -> Any:
-        return a.astype(dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
+        # What is no array stays as it is: the layer refuses it.
+        is_floating = hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating)
+        return a.astype(dtype) if is_floating else a
 
     return jax.tree.map(convert, tree)
 

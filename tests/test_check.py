@@ -1,6 +1,8 @@
 """The messages of the checks."""
 
+import collections
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -53,21 +55,68 @@ def test_at_adds_a_note_and_nothing_else():
         pass
 
 
-def test_has_keys():
-    check.has_keys("dense", "params", {"b": 1, "w": 2}, ("w", "b"))
-    check.has_keys("relu", "params", {}, ())
-    with pytest.raises(
-        ValueError, match=r"^dense: params has \['v', 'w'\], wanted \['b', 'w'\]; pass the params that"
+def test_is_dict():
+    check.is_dict("dense", "params", {})
+    check.is_dict("dense", "params", collections.OrderedDict())
+    for what, got, said in (
+        ("params", types.MappingProxyType({}), "of type mappingproxy"),
+        ("state", collections.OrderedDict(), "of type OrderedDict"),
+        ("params", jnp.zeros(2), r"float32\[2\]"),
+        ("state", None, "None"),
     ):
-        check.has_keys("dense", "params", {"w": 1, "v": 1}, ("w", "b"))
-    with pytest.raises(
-        ValueError, match=r"^norm: state has no entries, wanted \['mean'\]; .* the one that apply returns"
+        with pytest.raises(TypeError, match=rf"^dense: {what} is {said}, wanted the dict that init returned"):
+            check.is_dict("dense", what, got)
+
+
+def test_has_shapes():
+    w, b, wanted = np.ones((3, 4), np.float32), np.ones(4), {"w": (3, 4), "b": (4,)}
+    check.has_shapes("dense", "params", {"w": w, "b": b}, wanted)
+    check.has_shapes("dense", "params", {"w": w, "b": b.astype(jnp.bfloat16)}, wanted)
+    check.has_shapes("relu", "params", {}, {})
+    check.has_shapes("net", "params", {"a": {"w": w}, "b": 7}, {"a": {"w": (None, 4)}, "b": ...})
+    check.has_shapes("cache", "state", {"position": np.int32(1), "k": w}, {"position": int, "k": float})
+    for got, error, said in (
+        ({"w": w, "v": b}, ValueError, r"params has \['v', 'w'\], wanted \['b', 'w'\]; pass the params"),
+        ({}, ValueError, r"params has no entries, wanted \['b', 'w'\]"),
+        (w, TypeError, r"params is float32\[3,4\], wanted the dict that init returned"),
+        ({"w": w, "b": 1.0}, TypeError, r"params has b 1.0, wanted an array in floating point; pass the"),
+        ({"w": w, "b": None}, TypeError, r"params has b None, wanted an array"),
+        ({"w": w, "b": {"b": b}}, TypeError, r"params has b \{b: float64\[4\]\}, wanted an array"),
+        ({"w": w, "b": b.astype(int)}, TypeError, r"params has b int64\[4\], wanted an array in floating"),
+        ({"w": w, "b": b > 0}, TypeError, r"params has b bool\[4\], wanted an array in floating"),
+        ({"w": w, "b": b[:1]}, ValueError, r"params has b float64\[1\], wanted \(4,\); pass the params that"),
+        ({"w": w, "b": b[None]}, ValueError, r"params has b float64\[1,4\], wanted \(4,\)"),
+        ({"w": w[0], "b": b}, ValueError, r"params has w float32\[4\], wanted \(3, 4\)"),
     ):
-        check.has_keys("norm", "state", {}, ("mean",))
-    with pytest.raises(
-        TypeError, match=r"^dense: params is float32\[2\], wanted the dict that init returned"
+        with pytest.raises(error, match=rf"^dense: {said}"):
+            check.has_shapes("dense", "params", got, wanted)
+    for got, error, said in (
+        (
+            {"a": {"w": b}},
+            ValueError,
+            r"state\['a'\] has w float64\[4\], wanted \(any, 4\); .* apply returns$",
+        ),
+        ({"a": {}}, ValueError, r"state\['a'\] has no entries, wanted \['w'\]; pass the state that"),
+        ({"a": w}, TypeError, r"state\['a'\] is float32\[3,4\], wanted the dict"),
     ):
-        check.has_keys("dense", "params", jnp.zeros(2), ("w",))
+        with pytest.raises(error, match=rf"^net: {said}"):
+            check.has_shapes("net", "state", got, {"a": {"w": (None, 4)}})
+    with pytest.raises(TypeError, match=r"^net: state has position float64\[\], wanted an integer"):
+        check.has_shapes("net", "state", {"position": np.float64(1)}, {"position": int})
+    with pytest.raises(ValueError, match=r"^relu: params has \['w'\], wanted none"):
+        check.has_shapes("relu", "params", {"w": w}, {})
+
+
+def test_has_shapes_names_an_input_of_other_features():
+    w, x = np.ones((3, 4), np.float32), np.ones((5, 2), np.float32)
+    features = [("w", [0], "input", x)]
+    with pytest.raises(
+        ValueError, match=r"^dense: input is float32\[5,2\] and w float32\[3,4\], wanted 3 features; flat"
+    ):
+        check.has_shapes("dense", "params", {"w": w}, {"w": (2, 4)}, features=features, hint="; flatten it")
+    for other in (w[:, :3], w[0], w[None]):  # not only its features
+        with pytest.raises(ValueError, match=r"^dense: params has w"):
+            check.has_shapes("dense", "params", {"w": other}, {"w": (2, 4)}, features=features)
 
 
 def test_is_floating():

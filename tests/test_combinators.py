@@ -279,7 +279,7 @@ class TestParallel:
             net({}, X)
 
     def test_arguments(self):
-        with pytest.raises(ValueError, match="parallel: merge='mean', wanted 'sum' or 'concatenate'"):
+        with pytest.raises(ValueError, match="parallel: merge='mean', wanted one of 'sum', 'concatenate'"):
             fn.parallel(fn.relu, merge="mean")
         with pytest.raises(ValueError, match="parallel: no branches"):
             fn.parallel()

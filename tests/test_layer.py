@@ -205,7 +205,7 @@ def test_combinators_print_their_children_indented():
         (fn.dense(2, b_init=fn.initializers.zeros), "dense(2, b_init=zeros)"),
         (fn.dense(2, w_init=partial(shift, by=1)), "dense(2, w_init=partial(shift, by=1))"),
         (fn.dropout(np.float32(0.5)), "dropout(0.5)"),
-        (fn.dropout(jnp.array(0.5, jnp.float32)), "dropout(float32[])"),
+        (fn.dropout(np.array(0.5, np.float32)), "dropout(float32[])"),
         (fn.embed(3, 4, w_init=lambda *_: 0), "embed(3, 4, w_init=lambda)"),
         (
             fn.multi_head_attention(2, rotary=Shift()),

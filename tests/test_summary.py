@@ -6,6 +6,7 @@ import pytest
 
 import fnnet as fn
 from tests.arrays import ones
+from tests.layers.test_layer_contract import LAYERS, Case, arrays
 
 
 def table(net, shape, dtype=jnp.float32, **keywords):
@@ -74,3 +75,25 @@ def test_a_network_that_does_not_fit_raises_with_the_path():
     ]
     # What watched it is gone: the next network runs as it did.
     assert fn.dense(2).init(jax.random.key(0), ones((1, 3)))[0]["w"].shape == (3, 2)
+
+
+CALLS_WITHOUT_INPUT = {  # an arange of floats is an operation without an input
+    "rotary": Case(lambda: fn.multi_head_attention(2, rotary=True), (2, 3, 4)),
+    "cached positions": Case(lambda: fn.sinusoidal_position(cache=True), (2, 3, 4)),
+    "a function with an arange": Case(lambda: lambda x: x + jnp.arange(3.0)[None], (2, 3)),
+    "a function with an iota": Case(lambda: lambda x: x * jax.lax.iota(jnp.float32, 3)[None], (2, 3)),
+    "a constant alone": Case(lambda: lambda x: jnp.ones(3), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *CALLS_WITHOUT_INPUT])
+def test_every_layer_has_a_summary(name):
+    case = (LAYERS | CALLS_WITHOUT_INPUT)[name]
+    layer = fn.as_layer(case.make())
+    x = arrays(case.shape, lambda *shape: ones(shape, jnp.int32 if case.integer else jnp.float32))
+    params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+    for train in (False, True):
+        first = fn.summary(layer, x, train=train).splitlines()[1]
+        assert first.startswith(layer.name)
+        assert int(first.split()[-2].replace(",", "")) == sum(leaf.size for leaf in jax.tree.leaves(params))
+        assert int(first.split()[-1].replace(",", "")) >= 0

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
-from fnnet.layer import Layer, Params, State, printable
-from fnnet.layers.keys import keys_for
+from fnnet.layer import Layer, Params, State, printable, takes_input
+from fnnet.layers.draw import check_initializers, draw
+
+HINT = "; for images put flatten before it"
 
 
 @printable
@@ -35,7 +37,7 @@ def dense(
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the number of input features does not match w.
+        ValueError: the number of input features does not match w; params have other shapes.
 
     Example:
         >>> layer = fn.dense(2, w_init=fn.initializers.ones)
@@ -44,20 +46,21 @@ def dense(
         Array([[6., 6.]], dtype=float32)
     """
     check.is_positive("dense", "features", features)
+    check.flag("dense", "use_bias", use_bias)
+    check_initializers("dense", {"w_init": w_init, "b_init": b_init})
+
+    def shapes(x: Any) -> dict[str, Any]:
+        _check_input(x)
+        return {"w": (x.shape[-1], features)} | ({"b": (features,)} if use_bias else {})
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        _check_input(x)
-        w_key, b_key = keys_for(key, w_init, b_init if use_bias else initializers.zeros)
-        dtype = jnp.result_type(x)
-        params = {"w": w_init(w_key, (x.shape[-1], features), dtype)}
-        if use_bias:
-            params["b"] = b_init(b_key, (features,), dtype)
-        return params, {}
+        return draw("dense", key, shapes(x), {"w": w_init, "b": b_init}, jnp.result_type(x)), {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _check(params, x, use_bias)
+        check.has_shapes("dense", "params", params, shapes(x), features=[("w", [0], "input", x)], hint=HINT)
+        check.has_shapes("dense", "state", state, {})
         return add_bias(product(jnp.asarray(x), params["w"]), params), {}
 
     return Layer(init, apply, "dense")
@@ -79,17 +82,7 @@ def _check_input(x: Any) -> None:
     check.has_rank("dense", x, 1, "(batch, features)")
 
 
-def _check(params: Params, x: Any, use_bias: bool) -> None:
-    _check_input(x)
-    check.has_keys("dense", "params", params, ("w", "b") if use_bias else ("w",))
-    w = params["w"]
-    if x.shape[-1] != w.shape[0]:
-        raise ValueError(
-            f"dense: input is {check.describe(x)} and w {check.describe(w)}, wanted {w.shape[0]} input "
-            "features; for images put flatten before it"
-        )
-
-
+@takes_input
 def flatten(x: jax.Array) -> jax.Array:
     """Merges all axes except the batch: (batch, ...) -> (batch, features).
 

@@ -10,6 +10,7 @@ from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.dense import dense
+from fnnet.layers.draw import check_initializers
 
 
 @printable
@@ -53,6 +54,8 @@ def maxout(
     """
     check.is_positive("maxout", "features", features)
     check.is_positive("maxout", "pieces", pieces)
+    check.flag("maxout", "use_bias", use_bias)
+    check_initializers("maxout", {"w_init": w_init, "b_init": b_init})
     affine = dense(pieces * features, use_bias=use_bias, w_init=w_init, b_init=b_init)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
@@ -63,7 +66,7 @@ def maxout(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         with check.at("maxout", x):
-            z = affine(params, x)
+            z, _ = affine.apply(params, state, x)
         return jnp.max(z.reshape(*z.shape[:-1], pieces, features), axis=-2), {}
 
     return Layer(init, apply, "maxout")

@@ -1,7 +1,6 @@
 """The sparsely gated mixture of experts (Shazeer et al. 2017)."""
 
 import math
-from numbers import Real
 from typing import Any
 
 import chex
@@ -12,6 +11,7 @@ from jax import lax
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, as_layer, printable
+from fnnet.layers.draw import check_initializers, draw
 from fnnet.layers.mixture_capacity import compute_choices
 
 
@@ -75,6 +75,7 @@ def mixture_of_experts(
         ((5, 2), Array(1., dtype=float32))
     """
     _check_arguments(experts, top_k, capacity)
+    check_initializers("mixture_of_experts", {"w_init": w_init})
     f = as_layer(expert)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
@@ -85,8 +86,9 @@ def mixture_of_experts(
         with check.at(f"mixture_of_experts[{f.name!r}]", x):
             params, state = jax.vmap(lambda key: f.init(key, tokens))(jax.random.split(experts_key, experts))
         _check_expert(f, params, state)
-        params = {"w": w_init(w_key, (x.shape[-1], experts), dtype), "experts": params}
-        return params, {"balance_loss": jnp.zeros((), jnp.float32), "load": jnp.zeros(experts, jnp.float32)}
+        router = draw("mixture_of_experts", w_key, {"w": (x.shape[-1], experts)}, {"w": w_init}, dtype)
+        state = {"balance_loss": jnp.zeros((), jnp.float32), "load": jnp.zeros(experts, jnp.float32)}
+        return {**router, "experts": params}, state
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
@@ -153,8 +155,12 @@ def _check_arguments(experts: int, top_k: int, capacity: float | None) -> None:
     check.is_positive("mixture_of_experts", "top_k", top_k)
     if top_k > experts:
         raise ValueError(f"mixture_of_experts: top_k={top_k} of {experts} experts, wanted at most all")
-    if capacity is not None and not (isinstance(capacity, Real) and 0 < float(capacity) < math.inf):
-        raise ValueError(f"mixture_of_experts: capacity={capacity!r}, wanted a number above 0, or None")
+    if capacity is not None:
+        check.number("mixture_of_experts", "capacity", capacity, "(0, inf)")
+        if isinstance(capacity, jax.core.Tracer):
+            raise TypeError(
+                "mixture_of_experts: capacity is traced, wanted a number: it sets the size of arrays"
+            )
 
 
 def _check_expert(expert: Layer, params: Params, state: State) -> None:
@@ -174,14 +180,16 @@ def _check_input(x: Any) -> None:
 
 def _check(params: Params, state: State, x: Any, experts: int, train: bool) -> None:
     _check_input(x)
-    check.has_keys("mixture_of_experts", "params", params, ("w", "experts"))
-    check.has_keys("mixture_of_experts", "state", state, ("balance_loss", "load"))
-    w = params["w"]
-    if w.shape != (x.shape[-1], experts):
-        raise ValueError(
-            f"mixture_of_experts: input is {check.describe(x)} and w {check.describe(w)}, wanted "
-            f"{w.shape[0]} features and {experts} experts"
-        )
+    wanted = {"w": (x.shape[-1], experts), "experts": ...}  # the expert checks its own
+    check.has_shapes("mixture_of_experts", "params", params, wanted, features=[("w", [0], "input", x)])
+    check.is_dict("mixture_of_experts", "params['experts']", params["experts"])
+    for leaf in jax.tree.leaves(params["experts"]):
+        if getattr(leaf, "shape", ())[:1] != (experts,):
+            raise ValueError(
+                f"mixture_of_experts: params['experts'] has {check.describe(leaf)}, wanted {experts} experts on the "
+                "first axis; pass the params that this network's init returned"
+            )
+    check.has_shapes("mixture_of_experts", "state", state, {"balance_loss": (), "load": (experts,)})
     if train and 0 in x.shape[:-1]:
         raise ValueError(
             f"mixture_of_experts: input is {check.describe(x)}, wanted at least one token to train on"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, printable
+from fnnet.layers.draw import check_initializers, draw
 
 
 @printable
@@ -26,14 +27,14 @@ def radial_basis(
 
     Args:
         centres: number of centres.
-        beta: initial value of every beta_j. The default is 1 / (2 in), so that standardized inputs and centres
-            give a y of about 1 / e.
+        beta: initial value of every beta_j, more than 0. The default is 1 / (2 in), so that standardized inputs and
+            centres give a y of about 1 / e.
         c_init: initializer of c. The default is N(0, 1), for standardized inputs. To start at examples, replace
             params["c"] by some of them.
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the number of input features does not match c.
+        ValueError: the number of input features does not match c; params have other shapes; beta is not more than 0.
 
     Source: Broomhead & Lowe 1988, "Multivariable functional interpolation and adaptive networks".
 
@@ -44,18 +45,26 @@ def radial_basis(
                [0., 1.]], dtype=float32)
     """
     check.is_positive("radial_basis", "centres", centres)
+    if beta is not None:
+        check.number("radial_basis", "beta", beta, "(0, inf)")
+    check_initializers("radial_basis", {"c_init": c_init})
+
+    def shapes(x: Any) -> dict[str, Any]:
+        _check_input(x)
+        return {"c": (centres, x.shape[-1]), "beta": (centres,)}
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        _check_input(x)
-        dtype = jnp.result_type(x)
+        wanted, dtype = shapes(x), jnp.result_type(x)
         start = 1 / (2 * x.shape[-1]) if beta is None else beta
-        c = c_init(key, (centres, x.shape[-1]), dtype)
-        return {"c": c, "beta": jnp.full(centres, start, dtype)}, {}
+        c = draw("radial_basis", key, {"c": wanted["c"]}, {"c": c_init}, dtype)
+        return {**c, "beta": jnp.full(wanted["beta"], start, dtype)}, {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _check(params, x)
+        features = [("c", [1], "input", x)]
+        check.has_shapes("radial_basis", "params", params, shapes(x), features=features)
+        check.has_shapes("radial_basis", "state", state, {})
         c, x = jnp.asarray(params["c"]), jnp.asarray(x)
         dtype = jnp.result_type(x, jnp.float32)
         pairs = (*x.shape[:-1], *c.shape)
@@ -71,14 +80,3 @@ def radial_basis(
 def _check_input(x: Any) -> None:
     check.is_floating("radial_basis", x)
     check.has_rank("radial_basis", x, 1, "(batch, ..., features)")
-
-
-def _check(params: Params, x: Any) -> None:
-    _check_input(x)
-    check.has_keys("radial_basis", "params", params, ("c", "beta"))
-    c = params["c"]
-    if x.shape[-1] != c.shape[1]:
-        raise ValueError(
-            f"radial_basis: input is {check.describe(x)} and c {check.describe(c)}, wanted {c.shape[1]} "
-            "features, on the last axis"
-        )

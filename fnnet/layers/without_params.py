@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.layers.keys import required_key
 
@@ -35,6 +36,8 @@ def without_params(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         check_input(x)
+        check.has_shapes(name, "params", params, {})
+        check.has_shapes(name, "state", state, {})
         x = jnp.asarray(x)
         if train and in_training is not None:
             return in_training(required_key(name, key), x), {}

@@ -116,7 +116,8 @@ def test_wrong_inputs_raise():
     layer = fn.dense(3)
     params = params_for(layer, ones((1, 4)))
     with pytest.raises(
-        ValueError, match=r"dense: input is float32\[2,5\] and w float32\[4,3\], wanted 4 input features"
+        ValueError,
+        match=r"dense: input is float32\[2,5\] and w float32\[4,3\], wanted 4 features; for images",
     ):
         layer(params, ones((2, 5)))
     with pytest.raises(ValueError, match=r"dense: input is float32\[\], wanted \(batch, features\)"):

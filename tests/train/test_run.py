@@ -685,7 +685,7 @@ class TestErrors:
             run_of()(key(), data, RATE)
 
     def test_a_part_that_does_not_fit_the_network_is_named(self) -> None:
-        with pytest.raises(ValueError, match="wanted 3 input features") as caught:
+        with pytest.raises(ValueError, match="wanted 3 features; for images put flatten before it") as caught:
             run_of()(key(), dataset(valid={"x": np.ones((4, 2)), "y": np.ones((4, 1))}), RATE)
         assert "in data.valid, input float32[4,2]" in caught.value.__notes__
 

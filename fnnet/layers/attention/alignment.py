@@ -11,6 +11,7 @@ from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention.inputs import attention_inputs
+from fnnet.layers.draw import check_initializers, draw
 
 
 @printable
@@ -49,26 +50,28 @@ def additive_attention(features: int, *, w_init: Initializer = initializers.glor
         ((5, 2, 4), (5, 2, 7))
     """
     check.is_positive("additive_attention", "features", features)
+    check_initializers("additive_attention", {"w_init": w_init})
+
+    def shapes(x: Any, memory: Any) -> dict[str, Any]:
+        return {"w_q": (x.shape[-1], features), "w_k": (memory.shape[-1], features), "v": (features,)}
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         x, memory, _ = _check_inputs("additive_attention", x)
-        q_key, k_key, v_key = jax.random.split(key, 3)
-        dtype = jnp.result_type(x)
-        return {
-            "w_q": w_init(q_key, (x.shape[-1], features), dtype),
-            "w_k": w_init(k_key, (memory.shape[-1], features), dtype),
-            "v": w_init(v_key, (features, 1), dtype).reshape(features),
-        }, {}
+        # v is drawn as the weights of a layer with one output.
+        as_weights = shapes(x, memory) | {"v": (features, 1)}
+        inits = dict.fromkeys(as_weights, w_init)
+        params = draw("additive_attention", key, as_weights, inits, jnp.result_type(x))
+        return {**params, "v": params["v"].reshape(features)}, {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
-        check.has_keys("additive_attention", "params", params, ("w_q", "w_k", "v"))
-        w_q, w_k, v = params["w_q"], params["w_k"], params["v"]
         given = x
         x, memory, mask = _check_inputs("additive_attention", x)
-        _check_features("additive_attention", "x", x, "w_q", w_q)
-        _check_features("additive_attention", "memory", memory, "w_k", w_k)
+        inputs = [("w_q", [0], "x", x), ("w_k", [0], "memory", memory)]
+        check.has_shapes("additive_attention", "params", params, shapes(x, memory), features=inputs)
+        check.has_shapes("additive_attention", "state", state, {})
+        w_q, w_k, v = params["w_q"], params["w_k"], params["v"]
         x, memory = jnp.asarray(x), jnp.asarray(memory)
 
         q, k = (x @ w_q)[:, :, None], (memory @ w_k)[:, None]
@@ -111,15 +114,17 @@ def multiplicative_attention(
         >>> y["x"].round(2), y["weights"].round(2)
         (Array([[[1., 0.]]], dtype=float32), Array([[[0., 1.]]], dtype=float32))
     """
-    if score not in ("general", "dot"):
-        raise ValueError(f"multiplicative_attention: score={score!r}, wanted 'general' or 'dot'")
-    names = ("w",) if score == "general" else ()
+    check.one_of("multiplicative_attention", "score", score, ("general", "dot"))
+    check_initializers("multiplicative_attention", {"w_init": w_init})
+
+    def shapes(x: Any, memory: Any) -> dict[str, Any]:
+        return {"w": (x.shape[-1], memory.shape[-1])} if score == "general" else {}
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         x, memory, _ = _check_inputs("multiplicative_attention", x)
         check_dot(x, memory)
-        shape = (x.shape[-1], memory.shape[-1])
-        return {name: w_init(key, shape, jnp.result_type(x)) for name in names}, {}
+        inits = {"w": w_init}
+        return draw("multiplicative_attention", key, shapes(x, memory), inits, jnp.result_type(x)), {}
 
     def check_dot(x: Any, memory: Any) -> None:
         if score == "dot" and x.shape[-1] != memory.shape[-1]:
@@ -131,13 +136,12 @@ def multiplicative_attention(
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
-        check.has_keys("multiplicative_attention", "params", params, names)
         given = x
         x, memory, mask = _check_inputs("multiplicative_attention", x)
         check_dot(x, memory)
-        if score == "general":
-            _check_features("multiplicative_attention", "x", x, "w", params["w"])
-            _check_features("multiplicative_attention", "memory", memory, "w.T", params["w"].T)
+        inputs = [("w", [0], "x", x), ("w", [1], "memory", memory)]
+        check.has_shapes("multiplicative_attention", "params", params, shapes(x, memory), features=inputs)
+        check.has_shapes("multiplicative_attention", "state", state, {})
         x, memory = jnp.asarray(x), jnp.asarray(memory)
 
         q = x @ params["w"] if score == "general" else x
@@ -179,14 +183,6 @@ def _context(given: Any, memory: jax.Array, mask: Any, scores: jax.Array) -> Any
     if not isinstance(given, Mapping):
         return context
     return {**given, "x": context, "weights": weights.astype(memory.dtype)}
-
-
-def _check_features(layer: str, what: str, x: Any, name: str, w: Any) -> None:
-    if x.shape[-1] != w.shape[0]:
-        raise ValueError(
-            f"{layer}: {what} is {check.describe(x)} and {name} {check.describe(w)}, wanted {w.shape[0]} "
-            "features, on the last axis"
-        )
 
 
 def _at_least_float32(x: Any) -> Any:

@@ -16,14 +16,20 @@ def empty_cache(batch: int, length: int, kv_heads: int, d: int, dtype: Any) -> S
     return {"k": room, "v": room, "position": jnp.zeros((), jnp.int32)}
 
 
+def cache_shapes(length: int, kv_heads: int, d: int) -> dict[str, Any]:
+    """The shapes of such a cache. `append` checks its batch; training does not read it, and may have another."""
+    return {"k": (None, length, kv_heads, d), "v": (None, length, kv_heads, d), "position": int}
+
+
 def append(layer: str, cache: State, k: jax.Array, v: jax.Array) -> tuple[Any, State]:
     """(has_room, cache): the cache with k and v written at its position, and whether there was room for them."""
     shape, start = cache["k"].shape, cache["position"]
-    if (shape[0], *shape[2:]) != (k.shape[0], *k.shape[2:]):
-        raise ValueError(
-            f"{layer}: the cache in state is {check.describe(cache['k'])} and the new keys "
-            f"{check.describe(k)}, wanted one batch; init with the batch to be decoded"
-        )
+    for name in ("k", "v"):
+        if cache[name].shape[0] != k.shape[0]:
+            raise ValueError(
+                f"{layer}: the cache in state is {check.describe(cache[name])} and the new keys "
+                f"{check.describe(k)}, wanted one batch; init with the batch to be decoded"
+            )
     fits = has_room(layer, start, k.shape[1], shape[1])
     new = {"k": k, "v": v}
     written = {

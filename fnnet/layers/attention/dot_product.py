@@ -42,7 +42,7 @@ def dot_product_attention(
             and queries, or four axes that broadcast to (batch, heads, time, source).
         causal: no query attends to a later key: query i attends to the keys up to i + source - time. With fewer
             queries than keys, the last query thus attends to all keys, as in decoding.
-        scale: factor of the products. The default is 1 / sqrt(d).
+        scale: factor of the products, a finite number. The default is 1 / sqrt(d).
         implementation: "xla", or "cudnn" for the fused kernel of `jax.nn.dot_product_attention`, which runs only
             on NVIDIA GPUs and in half precision.
 
@@ -60,8 +60,10 @@ def dot_product_attention(
         >>> fn.dot_product_attention(q, k, v, mask=jnp.array([[False, True]])).ravel()
         Array([2., 2.], dtype=float32)
     """
-    if implementation not in ("xla", "cudnn"):
-        raise ValueError(f"dot_product_attention: implementation={implementation!r}, wanted 'xla' or 'cudnn'")
+    check.one_of("dot_product_attention", "implementation", implementation, ("xla", "cudnn"))
+    check.flag("dot_product_attention", "causal", causal)
+    if scale is not None:
+        check.number("dot_product_attention", "scale", scale)
     check_heads("dot_product_attention", q, k, v)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     offset = k.shape[1] - q.shape[1] if causal else None

@@ -11,11 +11,12 @@ from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention import position
-from fnnet.layers.attention.cache import append, empty_cache, has_room
+from fnnet.layers.attention.cache import append, cache_shapes, empty_cache, has_room
 from fnnet.layers.attention.dot_product import attend, check_heads, scores_shape
 from fnnet.layers.attention.inputs import attention_inputs
 from fnnet.layers.attention.mask import attention_mask
-from fnnet.layers.dense import dense
+from fnnet.layers.dense import add_bias, product
+from fnnet.layers.draw import check_initializers, draw
 from fnnet.layers.dropout import dropout_if_any
 
 NAME = "multi_head_attention"
@@ -69,8 +70,9 @@ def multi_head_attention(
     Raises:
         TypeError: the input is not floating point, or the mask is not boolean.
         ValueError: heads does not divide the features, shapes do not match, a cache without causal or with a
-            memory, rotary with a memory, no key to draw with in training, or more time steps than the cache has
-            room for. Under jit the position is not known, and nothing can be raised: the output is NaN.
+            memory, rotary with a memory, params of other shapes, no key to draw with in training, or more time steps
+            than the cache has room for. Under jit the position is not known, and nothing can be raised: the output is
+            NaN.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; Ainslie et al. 2023, arXiv:2305.13245
     (groups).
@@ -86,6 +88,10 @@ def multi_head_attention(
     """
     kv_heads = heads if kv_heads is None else kv_heads
     _check_arguments(heads, kv_heads, features, head_features, causal, dropout, cache)
+    check.flag(NAME, "use_bias", use_bias)
+    if not callable(rotary):
+        check.flag(NAME, "rotary", rotary)
+    check_initializers(NAME, {"w_init": w_init, "b_init": b_init})
     drop = dropout_if_any(dropout)
     rotate = position.rotary if rotary is True else rotary
 
@@ -100,34 +106,43 @@ def multi_head_attention(
             )
         return inputs["x"], inputs["x"] if memory is None else memory, inputs.get("mask")
 
-    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        x, memory, _ = sequences(x)
-        d = _head_features(x, heads) if head_features is None else head_features
-        dtype = jnp.result_type(x)
-        shapes = {
+    def features_of_a_head(x: Any) -> int:
+        return _head_features(x, heads) if head_features is None else head_features
+
+    def shapes(x: Any, memory: Any) -> dict[str, dict[str, Any]]:
+        """Of w and b of each projection."""
+        d = features_of_a_head(x)
+        weights = {
             "q": (x.shape[-1], heads * d),
             "k": (memory.shape[-1], kv_heads * d),
             "v": (memory.shape[-1], kv_heads * d),
             "o": (heads * d, x.shape[-1] if features is None else features),
         }
+        return {p: {f"w_{p}": w} | ({f"b_{p}": (w[1],)} if use_bias else {}) for p, w in weights.items()}
+
+    def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
+        x, memory, _ = sequences(x)
+        dtype = jnp.result_type(x)
         params: Params = {}
-        for p, child_key in zip(shapes, jax.random.split(key, 4), strict=True):
-            projection = dense(shapes[p][1], use_bias=use_bias, w_init=w_init, b_init=b_init)
-            wb, _ = projection.init(child_key, jax.ShapeDtypeStruct((1, shapes[p][0]), dtype))
-            params |= {f"{kind}_{p}": value for kind, value in wb.items()}
+        for (p, wb), child_key in zip(shapes(x, memory).items(), jax.random.split(key, 4), strict=True):
+            params |= draw(NAME, child_key, wb, {f"w_{p}": w_init, f"b_{p}": b_init}, dtype)
         if cache is None:
             return params, {}
         has_room(NAME, 0, x.shape[1], cache)
-        return params, empty_cache(x.shape[0], cache, kv_heads, d, dtype)
+        return params, empty_cache(x.shape[0], cache, kv_heads, features_of_a_head(x), dtype)
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
         given = x
         x, memory, mask = sequences(x)
-        _check(params, state, x, memory, use_bias, cache)
+        wanted = {name: shape for wb in shapes(x, memory).values() for name, shape in wb.items()}
+        # The second axis of w_q depends on x, too, unless head_features is given.
+        inputs = [("w_q", [0], "input", x), ("w_q", [0, 1], "input", x), ("w_k", [0], "memory", memory)]
+        check.has_shapes(NAME, "params", params, wanted, features=inputs)
         x, memory = jnp.asarray(x), jnp.asarray(memory)
-        d = params["w_q"].shape[1] // heads
+        d = features_of_a_head(x)
+        check.has_shapes(NAME, "state", state, {} if cache is None else cache_shapes(cache, kv_heads, d))
         q = _project(params, "q", x).reshape(*x.shape[:2], heads, d)
         k, v = (_project(params, p, memory).reshape(*memory.shape[:2], kv_heads, d) for p in "kv")
 
@@ -157,7 +172,7 @@ def multi_head_attention(
 def _project(params: Params, p: str, x: jax.Array) -> jax.Array:
     """x w_p + b_p."""
     wb = {kind: params[f"{kind}_{p}"] for kind in "wb" if f"{kind}_{p}" in params}
-    return dense(wb["w"].shape[1], use_bias="b" in wb)(wb, x)
+    return add_bias(product(x, wb["w"]), wb)
 
 
 def _head_features(x: Any, heads: int) -> int:
@@ -190,17 +205,5 @@ def _check_arguments(
         raise ValueError(
             f"{NAME}: cache={cache} and causal=False, wanted causal=True: later keys are not there yet"
         )
+    check.flag(NAME, "causal", causal)
     check.number(NAME, "dropout", dropout, "[0, 1)")
-
-
-def _check(params: Params, state: State, x: Any, memory: Any, use_bias: bool, cache: int | None) -> None:
-    names = tuple(f"{kind}_{p}" for kind in ("wb" if use_bias else "w") for p in "qkvo")
-    check.has_keys(NAME, "params", params, names)
-    for what, array, w in (("input", x, "w_q"), ("memory", memory, "w_k")):
-        if array.shape[-1] != params[w].shape[0]:
-            raise ValueError(
-                f"{NAME}: {what} is {check.describe(array)} and {w} {check.describe(params[w])}, wanted "
-                f"{params[w].shape[0]} features, on the last axis"
-            )
-    if cache is not None:
-        check.has_keys(NAME, "state", state, ("k", "v", "position"))

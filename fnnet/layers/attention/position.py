@@ -11,6 +11,7 @@ from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention.cache import has_room
+from fnnet.layers.draw import check_initializers, draw
 
 
 @printable
@@ -32,8 +33,8 @@ def learned_position(
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the sequence is longer than length, or its features do not match w. Under jit the position is
-            not known, and nothing can be raised: the output is NaN.
+        ValueError: the sequence is longer than length, its features do not match w, or w has another length. Under
+            jit the position is not known, and nothing can be raised: the output is NaN.
 
     Source: Gehring et al. 2017, arXiv:1705.03122, section 3.1; Vaswani et al. 2017, arXiv:1706.03762.
 
@@ -47,34 +48,31 @@ def learned_position(
                 [1., 1.]]], dtype=float32)
     """
     check.is_positive("learned_position", "length", length)
+    check.flag("learned_position", "cache", cache)
+    check_initializers("learned_position", {"w_init": w_init})
+
+    def shapes(x: Any) -> dict[str, Any]:
+        _check_sequence("learned_position", x)
+        return {"w": (length, x.shape[-1])}
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        _check_sequence("learned_position", x)
+        wanted = shapes(x)
         has_room("learned_position", 0, x.shape[1], length)
-        return {"w": w_init(key, (length, x.shape[-1]), jnp.result_type(x))}, _init_position(cache)
+        params = draw("learned_position", key, wanted, {"w": w_init}, jnp.result_type(x))
+        return params, _init_position(cache)
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _check_learned(params, x)
+        features = [("w", [1], "input", x)]
+        check.has_shapes("learned_position", "params", params, shapes(x), features=features)
         start, after = _advance("learned_position", cache, train, state, x)
         w, x = jnp.asarray(params["w"]), jnp.asarray(x)
-        fits = has_room("learned_position", start, x.shape[1], w.shape[0])
+        fits = has_room("learned_position", start, x.shape[1], length)
         rows = lax.dynamic_slice_in_dim(w, start, x.shape[1]).astype(x.dtype)
         return jnp.where(fits, x + jnp.broadcast_to(rows[None], x.shape), jnp.nan), after
 
     return Layer(init, apply, "learned_position")
-
-
-def _check_learned(params: Params, x: Any) -> None:
-    _check_sequence("learned_position", x)
-    check.has_keys("learned_position", "params", params, ("w",))
-    w = params["w"]
-    if x.shape[-1] != w.shape[1]:
-        raise ValueError(
-            f"learned_position: input is {check.describe(x)} and w {check.describe(w)}, wanted "
-            f"{w.shape[1]} features, on the last axis"
-        )
 
 
 @printable
@@ -89,7 +87,7 @@ def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) ->
     Shapes: x and y (batch, time, features). There are no params.
 
     Args:
-        base: the wavelengths range from 2 pi time steps to about 2 pi base.
+        base: the wavelengths range from 2 pi time steps to about 2 pi base. At least 1.
         cache: continue the count from call to call, as in `learned_position`.
 
     Raises:
@@ -104,6 +102,7 @@ def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) ->
                 [0.8, 0.5]]], dtype=float32)
     """
     check.number("sinusoidal_position", "base", base, "[1, inf)")
+    check.flag("sinusoidal_position", "cache", cache)
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         _check_sequence("sinusoidal_position", x)
@@ -113,6 +112,7 @@ def sinusoidal_position(*, base: chex.Numeric = 10000.0, cache: bool = False) ->
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         _check_sequence("sinusoidal_position", x)
+        check.has_shapes("sinusoidal_position", "params", params, {})
         start, after = _advance("sinusoidal_position", cache, train, state, x)
         x = jnp.asarray(x)
         time, features = x.shape[1:]
@@ -146,7 +146,7 @@ def rotary(
     Args:
         x: queries or keys.
         positions: positions of the time steps, (time,) or (batch, time). The default is 0, 1, 2, ...
-        base: the slowest pair rotates once in about 2 pi base time steps.
+        base: the slowest pair rotates once in about 2 pi base time steps. At least 1.
         interleaved: True rotates the pairs (2i, 2i + 1), as in the paper; False the pairs (i, i + d/2), as Llama
             and GPT-NeoX do. Weights trained with one are wrong for the other.
 
@@ -165,6 +165,7 @@ def rotary(
                [-42.,  91.]], dtype=float32)
     """
     check.number("rotary", "base", base, "[1, inf)")
+    check.flag("rotary", "interleaved", interleaved)
     _check_rotary(x, positions)
     x = jnp.asarray(x)
     time, d = x.shape[1], x.shape[3]
@@ -201,9 +202,9 @@ def _init_position(cache: bool) -> State:
 
 def _advance(layer: str, cache: bool, train: bool, state: State, x: Any) -> tuple[Any, State]:
     """The position of the first time step of x, and the state after the last."""
+    check.has_shapes(layer, "state", state, {"position": int} if cache else {})
     if not cache:
         return 0, {}
-    check.has_keys(layer, "state", state, ("position",))
     if train:
         return 0, state
     return state["position"], {"position": state["position"] + x.shape[1]}

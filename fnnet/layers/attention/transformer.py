@@ -15,6 +15,7 @@ from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.attention.inputs import attention_inputs
 from fnnet.layers.attention.multi_head import multi_head_attention
 from fnnet.layers.dense import dense
+from fnnet.layers.draw import check_activation
 from fnnet.layers.dropout import dropout_if_any
 from fnnet.layers.normalization.norm import layer_norm
 
@@ -74,6 +75,7 @@ def transformer_encoder_block(
         >>> encoder(params, x)["x"].shape
         (5, 3, 4)
     """
+    check.number("transformer_encoder_block", "attention_dropout", attention_dropout, "[0, 1)")
     attention = multi_head_attention(
         heads, kv_heads=kv_heads, dropout=attention_dropout, use_bias=use_bias, rotary=rotary, w_init=w_init
     )
@@ -157,6 +159,8 @@ def transformer_decoder_block(
         >>> gpt(params, tokens).shape
         (5, 3, 11)
     """
+    check.flag("transformer_decoder_block", "cross", cross)
+    check.number("transformer_decoder_block", "attention_dropout", attention_dropout, "[0, 1)")
     options: dict[str, Any] = {"kv_heads": kv_heads, "dropout": attention_dropout, "use_bias": use_bias}
     attentions = {
         "attention": multi_head_attention(
@@ -193,8 +197,8 @@ def _block(
     """Attentions and an mlp in series, each with a shortcut and a norm."""
     if hidden is not None:
         check.is_positive(name, "hidden", hidden)
-    if norm not in ("pre", "post"):
-        raise ValueError(f"{name}: norm={norm!r}, wanted 'pre' or 'post'")
+    check.one_of(name, "norm", norm, ("pre", "post"))
+    check_activation(name, activation)
     check.number(name, "dropout", dropout, "[0, 1)")
     drop = dropout_if_any(dropout)
 
@@ -234,7 +238,11 @@ def _block(
         inputs = check_inputs(x)
         given, x = x, inputs["x"]
         layers = parts(x.shape[-1])
-        check.has_keys(name, "params", params, (*layers, *(f"norm_{i}" for i in range(len(layers)))))
+        # Each part and each norm checks its own entry. The state has entries of those parts that have one.
+        entries = (*layers, *(f"norm_{i}" for i in range(len(layers))))
+        check.has_shapes(name, "params", params, dict.fromkeys(entries, ...))
+        check.is_dict(name, "state", state)
+        check.has_shapes(name, "state", state, {part: ... for part in layers if part in state})
         keys = child_keys(key, (*layers, *(f"dropout_{i}" for i in range(len(layers)))))
 
         def normalized(i: int, x: Any) -> Any:

@@ -20,7 +20,7 @@ from fnnet.layers.convolution.window import (
     spatial_axes,
 )
 from fnnet.layers.dense import add_bias
-from fnnet.layers.keys import keys_for
+from fnnet.layers.draw import check_initializers, draw
 
 
 @printable
@@ -62,7 +62,7 @@ def conv(
     Raises:
         TypeError: the input is not floating point.
         ValueError: the input does not have 1 to 3 spatial axes or the channels of w, groups does not divide the
-            channels or the features, or the window does not fit.
+            channels or the features, the window does not fit, or params have other shapes.
 
     Example:
         >>> layer = fn.conv(1, 3, padding="VALID", w_init=fn.initializers.ones)
@@ -74,16 +74,23 @@ def conv(
     check.is_positive("conv", "features", features)
     check.is_positive("conv", "groups", groups)
     check_arguments("conv", padding, window=window, strides=strides, dilation=dilation)
+    check.flag("conv", "use_bias", use_bias)
+    check_initializers("conv", {"w_init": w_init, "b_init": b_init})
     if features % groups:
         raise ValueError(f"conv: {features} features in {groups} groups, wanted a multiple of the groups")
 
+    def shapes(x: Any) -> dict[str, Any]:
+        return kernel_shapes("conv", x, features, window, groups, use_bias)
+
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        return init_kernel("conv", key, x, features, window, groups, w_init, b_init if use_bias else None), {}
+        return draw("conv", key, shapes(x), {"w": w_init, "b": b_init}, jnp.result_type(x)), {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        check_kernel("conv", params, x, groups, use_bias)
+        check_input_fits("conv", x, params, "w", groups)
+        check.has_shapes("conv", "params", params, shapes(x))
+        check.has_shapes("conv", "state", state, {})
         w = params["w"]
         numbers = conv_numbers("conv", x, w, strides, padding, dilation)
         dtype = jnp.result_type(x, w)
@@ -92,39 +99,26 @@ def conv(
     return Layer(init, apply, "conv")
 
 
-def init_kernel(
-    layer: str,
-    key: chex.PRNGKey,
-    x: Any,
-    features: int,
-    window: PerAxis,
-    groups: int,
-    w_init: Initializer,
-    b_init: Initializer | None,
-) -> Params:
-    """The params of a convolution: w (*window, in / groups, features), and b if b_init is given."""
-    axes = spatial_axes(layer, x)
-    channels = x.shape[-1]
+def kernel_shapes(
+    layer: str, x: Any, features: int, window: PerAxis, groups: int, use_bias: bool
+) -> dict[str, Any]:
+    """The shapes of the params of a convolution: w (*window, in / groups, features), and b."""
+    axes, channels = spatial_axes(layer, x), x.shape[-1]
     if channels % groups:
         raise ValueError(
             f"{layer}: input is {check.describe(x)}, wanted channels that {groups} groups divide"
         )
-    w_key, b_key = keys_for(key, w_init, b_init or initializers.zeros)
-    shape = (*per_axis(layer, "window", window, axes), channels // groups, features)
-    dtype = jnp.result_type(x)
-    params = {"w": w_init(w_key, shape, dtype)}
-    if b_init is not None:
-        params["b"] = b_init(b_key, (features,), dtype)
-    return params
+    w = (*per_axis(layer, "window", window, axes), channels // groups, features)
+    return {"w": w} | ({"b": (features,)} if use_bias else {})
 
 
-def check_kernel(layer: str, params: Params, x: Any, groups: int, use_bias: bool) -> None:
-    """Raises unless the params are a kernel w, and b, and the input has the axes and the channels of w."""
+def check_input_fits(layer: str, x: Any, params: Any, name: str, groups: int) -> None:
+    """Raises if the input has other spatial axes or channels than a kernel, which is likelier than a wrong kernel."""
     spatial_axes(layer, x)
-    check.has_keys(layer, "params", params, ("w", "b") if use_bias else ("w",))
-    w = params["w"]
-    if w.ndim != len(x.shape) or x.shape[-1] != w.shape[-2] * groups:
+    w: Any = params.get(name) if isinstance(params, dict) else None
+    rank = len(getattr(w, "shape", ()))
+    if rank >= 3 and (rank != len(x.shape) or x.shape[-1] != w.shape[-2] * groups):
         raise ValueError(
-            f"{layer}: input is {check.describe(x)} and w {check.describe(w)}, wanted an input {LAYOUT} "
-            f"with {w.ndim - 2} spatial axes and {w.shape[-2] * groups} channels"
+            f"{layer}: input is {check.describe(x)} and {name} {check.describe(w)}, wanted an input {LAYOUT} "
+            f"with {rank - 2} spatial axes and {w.shape[-2] * groups} channels"
         )

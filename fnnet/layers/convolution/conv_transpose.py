@@ -12,10 +12,11 @@ from jax import lax
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, State, printable
-from fnnet.layers.convolution.conv import check_kernel, init_kernel
+from fnnet.layers.convolution.conv import check_input_fits, kernel_shapes
 from fnnet.layers.convolution.convolve import convolve
 from fnnet.layers.convolution.window import Padding, Pads, PerAxis, check_arguments, per_axis
 from fnnet.layers.dense import add_bias, product
+from fnnet.layers.draw import check_initializers, draw
 
 
 @printable
@@ -66,7 +67,7 @@ def conv_transpose(
     Raises:
         TypeError: the input is not floating point.
         ValueError: the input does not have 1 to 3 spatial axes or the channels of w, groups does not divide the
-            channels or the features, or nothing is left of y.
+            channels or the features, nothing is left of y, or params have other shapes.
 
     Source: Zeiler et al. 2010, "Deconvolutional networks"; Dumoulin & Visin 2016, "A guide to convolution
     arithmetic for deep learning", arXiv:1603.07285, section 4.
@@ -83,20 +84,25 @@ def conv_transpose(
     check_arguments(
         "conv_transpose", padding, negative=True, window=window, strides=strides, dilation=dilation
     )
+    check.flag("conv_transpose", "use_bias", use_bias)
+    check_initializers("conv_transpose", {"w_init": w_init, "b_init": b_init})
     if features % groups:
         raise ValueError(
             f"conv_transpose: {features} features in {groups} groups, wanted a multiple of the groups"
         )
 
+    def shapes(x: Any) -> dict[str, Any]:
+        return kernel_shapes("conv_transpose", x, features, window, groups, use_bias)
+
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        return init_kernel(
-            "conv_transpose", key, x, features, window, groups, w_init, b_init if use_bias else None
-        ), {}
+        return draw("conv_transpose", key, shapes(x), {"w": w_init, "b": b_init}, jnp.result_type(x)), {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        check_kernel("conv_transpose", params, x, groups, use_bias)
+        check_input_fits("conv_transpose", x, params, "w", groups)
+        check.has_shapes("conv_transpose", "params", params, shapes(x))
+        check.has_shapes("conv_transpose", "state", state, {})
         w = params["w"]
         numbers = _numbers(x, w, strides, padding, dilation)
         dtype = jnp.result_type(x, w)

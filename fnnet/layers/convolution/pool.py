@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnnet import check
-from fnnet.layer import Layer, printable
+from fnnet.layer import Layer, printable, takes_input
 from fnnet.layers.convolution.max_pool_gradient import window_max
 from fnnet.layers.convolution.window import (
     Padding,
@@ -109,6 +109,7 @@ def avg_pool(window: PerAxis, *, strides: PerAxis | None = None, padding: Paddin
     return without_params("avg_pool", windows, pool)
 
 
+@takes_input
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Global average pooling: the mean over all spatial axes, (batch, *space, channels) -> (batch, channels).
 
@@ -131,6 +132,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return _mean(_pixels(x), 1)
 
 
+@takes_input
 def global_max_pool(x: jax.Array) -> jax.Array:
     """Global max pooling: the largest element over all spatial axes, (batch, *space, channels) -> (batch, channels).
 

@@ -48,8 +48,7 @@ def upsample(factor: PerAxis, *, method: Literal["nearest", "linear"] = "nearest
         Array([1. , 1.5, 2.5, 3. ], dtype=float32)
     """
     check_arguments("upsample", "VALID", factor=factor)
-    if method not in ("nearest", "linear"):
-        raise ValueError(f"upsample: method={method!r}, wanted 'nearest' or 'linear'")
+    check.one_of("upsample", "method", method, ("nearest", "linear"))
 
     def factors(x: Any) -> tuple[int, ...]:
         return per_axis("upsample", "factor", factor, spatial_axes("upsample", x))
@@ -86,7 +85,7 @@ def pad(
     Args:
         widths: how many elements to add: ((low, high), ...), a pair per spatial axis, or an int for all ends.
         mode: "constant", "reflect" or "edge", as in `jnp.pad` (PyTorch calls edge "replicate").
-        value: the padding in mode "constant". It may be a tracer.
+        value: the padding in mode "constant". It may be infinite, or a tracer.
 
     Raises:
         TypeError: the input is not floating point.
@@ -98,6 +97,7 @@ def pad(
         Array([2., 1., 0., 1., 2., 3., 2.], dtype=float32)
     """
     _check_pad_arguments(widths, mode)
+    check.number("pad", "value", value, "[-inf, inf]")
 
     def pads(x: Any) -> Pads:
         return _check_pad(x, widths, mode)
@@ -230,8 +230,7 @@ def _interpolate(x: jax.Array, axis: int, factor: int) -> jax.Array:
 
 
 def _check_pad_arguments(widths: Any, mode: str) -> None:
-    if mode not in ("constant", "reflect", "edge"):
-        raise ValueError(f"pad: mode={mode!r}, wanted 'constant', 'reflect' or 'edge'")
+    check.one_of("pad", "mode", mode, ("constant", "reflect", "edge"))
     pairs = [(widths, widths)] if isinstance(widths, int | np.integer) else widths
     if not isinstance(pairs, Sequence) or not all(
         isinstance(pair, Sequence)

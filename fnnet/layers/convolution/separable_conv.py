@@ -20,7 +20,7 @@ from fnnet.layers.convolution.window import (
     spatial_axes,
 )
 from fnnet.layers.dense import add_bias
-from fnnet.layers.keys import keys_for
+from fnnet.layers.draw import check_initializers, draw
 
 
 @printable
@@ -56,7 +56,8 @@ def depthwise_conv(
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input does not have 1 to 3 spatial axes or the channels of w, or the window does not fit.
+        ValueError: the input does not have 1 to 3 spatial axes or the channels of w, the window does not fit, or
+            params have other shapes.
 
     Source: Sifre 2014, "Rigid-motion scattering for image classification", PhD thesis, section 6.2.
 
@@ -70,21 +71,22 @@ def depthwise_conv(
     """
     check.is_positive("depthwise_conv", "multiplier", multiplier)
     check_arguments("depthwise_conv", padding, window=window, strides=strides, dilation=dilation)
+    check.flag("depthwise_conv", "use_bias", use_bias)
+    check_initializers("depthwise_conv", {"w_init": w_init, "b_init": b_init})
+
+    def shapes(x: Any) -> dict[str, Any]:
+        w = _depthwise_shape("depthwise_conv", x, window, multiplier)
+        return {"w": w} | ({"b": w[-1:]} if use_bias else {})
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        axes = _check_input("depthwise_conv", x)
-        w_key, b_key = keys_for(key, w_init, b_init if use_bias else initializers.zeros)
-        shape = (*per_axis("depthwise_conv", "window", window, axes), 1, x.shape[-1] * multiplier)
-        dtype = jnp.result_type(x)
-        params = {"w": w_init(w_key, shape, dtype)}
-        if use_bias:
-            params["b"] = b_init(b_key, shape[-1:], dtype)
-        return params, {}
+        return draw("depthwise_conv", key, shapes(x), {"w": w_init, "b": b_init}, jnp.result_type(x)), {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _check("depthwise_conv", params, x, ("w", "b") if use_bias else ("w",), multiplier)
+        _check_input_fits("depthwise_conv", x, params, "w", multiplier)
+        check.has_shapes("depthwise_conv", "params", params, shapes(x))
+        check.has_shapes("depthwise_conv", "state", state, {})
         w = params["w"]
         numbers = conv_numbers("depthwise_conv", x, w, strides, padding, dilation)
         dtype = jnp.result_type(x, w)
@@ -133,8 +135,8 @@ def separable_conv(
 
     Raises:
         TypeError: the input is not floating point.
-        ValueError: the input does not have 1 to 3 spatial axes or the channels of the kernels, or the window does
-            not fit.
+        ValueError: the input does not have 1 to 3 spatial axes or the channels of the kernels, the window does
+            not fit, or params have other shapes.
 
     Source: Chollet 2017, "Xception: deep learning with depthwise separable convolutions", arXiv:1610.02357;
     Sifre 2014, "Rigid-motion scattering for image classification", PhD thesis, section 6.2.
@@ -148,27 +150,28 @@ def separable_conv(
     check.is_positive("separable_conv", "features", features)
     check.is_positive("separable_conv", "multiplier", multiplier)
     check_arguments("separable_conv", padding, window=window, strides=strides, dilation=dilation)
-    names = ("depthwise", "pointwise", "b") if use_bias else ("depthwise", "pointwise")
+    check.flag("separable_conv", "use_bias", use_bias)
+    inits = {"depthwise": depthwise_init, "pointwise": pointwise_init, "b": b_init}
+    check_initializers(
+        "separable_conv",
+        {"depthwise_init": depthwise_init, "pointwise_init": pointwise_init, "b_init": b_init},
+    )
+
+    def shapes(x: Any) -> dict[str, Any]:
+        depthwise = _depthwise_shape("separable_conv", x, window, multiplier)
+        ones = (1,) * (len(depthwise) - 2)
+        pointwise = (*ones, depthwise[-1], features)
+        return {"depthwise": depthwise, "pointwise": pointwise} | ({"b": (features,)} if use_bias else {})
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
-        axes = _check_input("separable_conv", x)
-        between = x.shape[-1] * multiplier
-        inits = (depthwise_init, pointwise_init, b_init if use_bias else initializers.zeros)
-        depthwise_key, pointwise_key, b_key = keys_for(key, *inits)
-        shape = (*per_axis("separable_conv", "window", window, axes), 1, between)
-        dtype = jnp.result_type(x)
-        params = {
-            "depthwise": depthwise_init(depthwise_key, shape, dtype),
-            "pointwise": pointwise_init(pointwise_key, (*(1,) * axes, between, features), dtype),
-        }
-        if use_bias:
-            params["b"] = b_init(b_key, (features,), dtype)
-        return params, {}
+        return draw("separable_conv", key, shapes(x), inits, jnp.result_type(x)), {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _check("separable_conv", params, x, names, multiplier)
+        _check_input_fits("separable_conv", x, params, "depthwise", multiplier)
+        check.has_shapes("separable_conv", "params", params, shapes(x))
+        check.has_shapes("separable_conv", "state", state, {})
         depthwise, pointwise = params["depthwise"], params["pointwise"]
         numbers = conv_numbers("separable_conv", x, depthwise, strides, padding, dilation)
         dtype = jnp.result_type(x, depthwise, pointwise)
@@ -180,20 +183,22 @@ def separable_conv(
     return Layer(init, apply, "separable_conv")
 
 
-def _check_input(layer: str, x: Any) -> int:
-    """The number of spatial axes. Raises if the input has none, or no channels."""
+def _depthwise_shape(layer: str, x: Any, window: PerAxis, multiplier: int) -> tuple[int, ...]:
+    """The shape of a depthwise kernel: (*window, 1, channels * multiplier)."""
     axes = spatial_axes(layer, x)
     check.is_positive(layer, "channels", x.shape[-1])
-    return axes
+    return (*per_axis(layer, "window", window, axes), 1, x.shape[-1] * multiplier)
 
 
-def _check(layer: str, params: Params, x: Any, names: tuple[str, ...], multiplier: int) -> None:
-    """Raises unless the params have the names, and the depthwise kernel, the first of them, fits the input."""
+def _check_input_fits(layer: str, x: Any, params: Any, name: str, multiplier: int) -> None:
+    """Raises if the input has other spatial axes or channels than a depthwise kernel."""
     spatial_axes(layer, x)
-    check.has_keys(layer, "params", params, names)
-    w = params[names[0]]
-    if w.ndim != len(x.shape) or w.shape[-1] != x.shape[-1] * multiplier:
-        raise ValueError(
-            f"{layer}: input is {check.describe(x)} and {names[0]} {check.describe(w)}, wanted an input "
-            f"{LAYOUT} with {w.ndim - 2} spatial axes and {w.shape[-1] // multiplier} channels"
-        )
+    w: Any = params.get(name) if isinstance(params, dict) else None
+    rank = len(getattr(w, "shape", ()))
+    if rank >= 3 and w.shape[-1] % multiplier == 0:
+        channels = w.shape[-1] // multiplier
+        if rank != len(x.shape) or x.shape[-1] != channels:
+            raise ValueError(
+                f"{layer}: input is {check.describe(x)} and {name} {check.describe(w)}, wanted an input {LAYOUT} "
+                f"with {rank - 2} spatial axes and {channels} channels"
+            )

@@ -23,13 +23,18 @@ def check_arguments(layer: str, padding: Padding, *, negative: bool = False, **s
         for n in value if isinstance(value, Sequence) else (value,):
             check.is_positive(layer, name, n)
     if isinstance(padding, str) and padding not in ("SAME", "VALID"):
-        raise ValueError(f"{layer}: padding={padding!r}, wanted 'SAME', 'VALID' or ((low, high), ...)")
+        raise ValueError(
+            f"{layer}: padding={padding!r}, wanted 'SAME', 'VALID' or ((low, high), ...)"
+            + check.did_you_mean(padding.upper(), ("SAME", "VALID"))
+        )
     if not isinstance(padding, str):
         pairs = padding if isinstance(padding, Sequence) else [padding]
         if not all(
             isinstance(pair, Sequence)
             and len(pair) == 2
-            and all(isinstance(n, Integral) and (negative or n >= 0) for n in pair)
+            and all(
+                isinstance(n, Integral) and not isinstance(n, bool) and (negative or n >= 0) for n in pair
+            )
             for pair in pairs
         ):
             raise ValueError(

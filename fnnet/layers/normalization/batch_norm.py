@@ -25,7 +25,8 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
         test:   mu and var are the running averages in state
 
     Statistics are computed in float32 at least, and the running averages are kept in float32; y has the dtype of
-    x. The variance of a single element (m = 1) is 0.
+    x. The variance of a single element (m = 1) is 0. In training, y is right where var itself would overflow. The
+    running var cannot hold it: it is then inf, and evaluation gives NaN.
 
     Shapes: x and y (batch, ..., features); params gamma, beta and state mean, var (features,).
 
@@ -51,6 +52,8 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
     """
     check.number("batch_norm", "momentum", momentum, "[0, 1)")
     check.number("batch_norm", "eps", eps, "[0, inf)")
+    if axis_name is not None and not isinstance(axis_name, str | tuple):
+        raise TypeError(f"batch_norm: axis_name={axis_name!r}, wanted the name of a mapped axis, or None")
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         params = init_affine("batch_norm", x)
@@ -65,14 +68,14 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
         x32 = x.astype(jnp.result_type(x, jnp.float32))
 
         if not train:
-            scale = lax.rsqrt(state["var"].astype(x32.dtype) + eps)
+            scale = _scale(state["var"].astype(x32.dtype), jnp.ones((), x32.dtype), eps)
             y = (x32 - jnp.broadcast_to(state["mean"], x.shape)) * jnp.broadcast_to(scale, x.shape)
             return affine(y, params).astype(x.dtype), state
 
         m = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.psum(1, axis_name))
         gamma, beta = (params[name].astype(x32.dtype) for name in ("gamma", "beta"))
-        y, origin, mu, var = _normalize(x32, gamma, beta, eps, axis_name)
-        seen = {"mean": origin + mu, "var": var * (m / max(m - 1, 1))}
+        y, origin, mu, var, unit = _normalize(x32, gamma, beta, eps, axis_name)
+        seen = {"mean": origin + mu, "var": var * jnp.square(unit) * (m / max(m - 1, 1))}
 
         def average(old: jax.Array, new: jax.Array) -> jax.Array:
             return (momentum * old + (1 - momentum) * new).astype(old.dtype)
@@ -85,7 +88,7 @@ def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5, axis_name: str | Non
 
 def _check(params: Params, state: State, x: Any, train: bool) -> None:
     check_affine("batch_norm", params, x)
-    check.has_keys("batch_norm", "state", state, ("mean", "var"))
+    check.has_shapes("batch_norm", "state", state, dict.fromkeys(("mean", "var"), x.shape[-1:]))
     if train and 0 in x.shape[:-1]:
         raise ValueError(f"batch_norm: input is {check.describe(x)}, wanted at least one example to train on")
 
@@ -93,16 +96,21 @@ def _check(params: Params, state: State, x: Any, train: bool) -> None:
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _normalize(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: chex.Numeric, axis_name: str | None
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(y, origin, mu, var): the output, an origin near the mean, the mean minus the origin, the variance."""
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(y, origin, mu, var, unit): the output, an origin near the mean, the mean minus it, var / unit^2, the unit."""
     # Sums are of differences from one example: rounding a sum of large numbers can exceed their variation.
     origin = _mean(lax.stop_gradient(x[(slice(1),) * (x.ndim - 1)]), axis_name)
     differences = x - jnp.broadcast_to(origin, x.shape)
     mu = _mean(differences, axis_name)
     differences -= jnp.broadcast_to(mu, x.shape)
-    var = _mean(jnp.square(differences), axis_name)
-    y = differences * jnp.broadcast_to(lax.rsqrt(var + eps), x.shape)
-    return affine(y, {"gamma": gamma, "beta": beta}), origin, mu, var
+    # Squares are of differences in units of their size, where they would overflow. The largest element would be the
+    # surest measure of it, but takes a pass over x: 18 to 39 % of the layer for images (forward and backward, two CPU
+    # cores). Origin and mean are far smaller only if large numbers cancel exactly; then y is NaN.
+    large = jnp.maximum(jnp.abs(origin), jnp.abs(mu))
+    unit = lax.stop_gradient(jnp.where(large > float(jnp.finfo(x.dtype).max) ** 0.25, large, 1))
+    var = _mean(jnp.square(differences * jnp.broadcast_to(1 / unit, x.shape)), axis_name)
+    y = differences * jnp.broadcast_to(_scale(var, unit, eps), x.shape)
+    return affine(y, {"gamma": gamma, "beta": beta}), origin, mu, var, unit
 
 
 # By the chain rule, backprop sums over the batch four times. In this form it needs two sums, which are the gradients
@@ -111,18 +119,25 @@ def _normalize(
 @_normalize.defjvp
 def _(eps: chex.Numeric, axis_name: str | None, primals: Any, tangents: Any) -> Any:
     (x, gamma, beta), (dx, dgamma, dbeta) = primals, tangents
-    y, origin, mu, var = _normalize(x, gamma, beta, eps, axis_name)
+    y, origin, mu, var, unit = _normalize(x, gamma, beta, eps, axis_name)
 
     def wide(z: jax.Array) -> jax.Array:
         return jnp.broadcast_to(z, x.shape)
 
-    scale = lax.rsqrt(var + eps)
+    scale = _scale(var, unit, eps)
     x_hat = (x - wide(origin) - wide(mu)) * wide(scale)
     dmu, slope = _mean(dx, axis_name), _mean(x_hat * dx, axis_name)
     step = gamma * scale
     dy = wide(step) * dx - wide(step * dmu) + x_hat * wide(dgamma - step * slope) + wide(dbeta)
-    # var = mean(differences^2), and differences = x_hat sqrt(var + eps).
-    return (y, origin, mu, var), (dy, jnp.zeros_like(origin), dmu, 2 * slope / scale)
+    # var = mean((differences / unit)^2), and differences = x_hat / scale.
+    dvar = 2 * slope / (scale * unit) / unit
+    return (y, origin, mu, var, unit), (dy, jnp.zeros_like(origin), dmu, dvar, jnp.zeros_like(unit))
+
+
+def _scale(var: jax.Array, unit: jax.Array, eps: chex.Numeric) -> jax.Array:
+    """1 / sqrt(unit^2 var + eps). It is NaN if var is infinite: 0 would be a wrong number."""
+    scale = lax.rsqrt(var + eps / jnp.square(unit)) / unit
+    return jnp.where(scale == 0, jnp.nan, scale)
 
 
 def _mean(z: jax.Array, axis_name: str | None) -> jax.Array:

@@ -11,30 +11,27 @@ from fnnet.layer import Layer
 
 
 def weight(wrapper: str, layer: Layer, params: Any) -> jax.Array:
-    """The "w" of a layer's params. Raises if there is none."""
-    if not hasattr(_check_dict(wrapper, "params", params).get("w"), "shape"):
+    """The "w" of a layer's params, whose shape the layer checks. Raises if there is none."""
+    check.is_dict(wrapper, "params", params)
+    if not hasattr(params.get("w"), "shape"):
         raise ValueError(
             f"{wrapper}: params has {sorted(params) or 'no entries'}, wanted the 'w' of {layer.name}; wrap a "
             "layer that has one, such as dense or conv, and pass the params that init returned"
         )
+    check.has_shapes(wrapper, "params", {"w": params["w"]}, {"w": float})
     return jnp.asarray(params["w"])
-
-
-def _check_dict(wrapper: str, what: str, tree: Any) -> Mapping[str, Any]:
-    if not isinstance(tree, Mapping):
-        raise TypeError(f"{wrapper}: {what} is {check.describe(tree)}, wanted the dict that init returned")
-    return tree
 
 
 def split_off(wrapper: str, what: str, tree: Any, *names: str) -> tuple[Any, ...]:
     """The wrapper's own entries, by name, then a dict of the other entries, which the wrapped layer checks."""
-    if not set(names) <= set(_check_dict(wrapper, what, tree)):
+    check.is_dict(wrapper, what, tree)
+    if not set(names) <= set(tree):
         raise ValueError(
             f"{wrapper}: {what} has {sorted(tree) or 'no entries'}, wanted {list(names)} and the wrapped "
             f"layer's; pass the {what} that this network's init returned"
             + (", and keep the one that apply returns" if what == "state" else "")
         )
-    return *(jnp.asarray(tree[name]) for name in names), {k: v for k, v in tree.items() if k not in names}
+    return *(tree[name] for name in names), {k: v for k, v in tree.items() if k not in names}
 
 
 def check_names_free(wrapper: str, layer: Layer, what: str, tree: Mapping[str, Any], *names: str) -> None:

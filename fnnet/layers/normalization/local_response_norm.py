@@ -20,7 +20,8 @@ def local_response_norm(
 
         y_c = x_c / (k + alpha sum_j x_j^2)^beta,        c - size // 2 <= j <= c + (size - 1) // 2
 
-    Channels before the first and after the last count as 0.
+    Channels before the first and after the last count as 0. If the sum overflows, as that of numbers beyond 1e19
+    does in float32, y is NaN.
 
     Shapes: x and y (..., channels).
 
@@ -55,6 +56,7 @@ def local_response_norm(
         ones = (1,) * (x.ndim - 1)
         pads = [*((0, 0) for _ in ones), (size // 2, (size - 1) // 2)]
         total = lax.reduce_window(jnp.square(x32), 0.0, lax.add, (*ones, size), (*ones, 1), pads)
-        return (x32 * (k + alpha * total) ** -beta).astype(x.dtype)
+        y = x32 * (k + alpha * total) ** -beta
+        return jnp.where(jnp.isinf(total), jnp.nan, y).astype(x.dtype)
 
     return without_params("local_response_norm", check_input, normalize)

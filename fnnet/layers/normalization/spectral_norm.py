@@ -1,5 +1,6 @@
 """Spectral normalization: a wrapper that divides a layer's weights by their largest singular value."""
 
+import math
 from typing import Any
 
 import chex
@@ -79,9 +80,11 @@ def spectral_norm(layer: Layer, *, iterations: int = 1, eps: float = 1e-12) -> L
     ) -> tuple[Any, State]:
         w = weight("spectral_norm", inner, params)
         *vectors, others = split_off("spectral_norm", "state", state, "u", "v")
+        shapes = {"u": w.shape[-1:], "v": (math.prod(w.shape[:-1]),)}
+        check.has_shapes("spectral_norm", "state", dict(zip(shapes, vectors, strict=True)), shapes)
         dtype = jnp.result_type(w, jnp.float32)
         matrix = w.astype(dtype).reshape(-1, w.shape[-1])
-        u, v = (vector.astype(dtype) for vector in vectors)
+        u, v = (jnp.asarray(vector, dtype) for vector in vectors)
         if train:
             u, v = lax.stop_gradient(iterate(lax.stop_gradient(matrix), u, v, iterations))
             vectors = [u.astype(jnp.float32), v.astype(jnp.float32)]

@@ -54,6 +54,10 @@ def weight_norm(layer: Layer) -> Layer:
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
         g, v, others = split_off("weight_norm", "params", params, "g", "v")
+        # v has the shape of w, which the wrapped layer checks.
+        check.has_shapes("weight_norm", "params", {"v": v}, {"v": float})
+        check.has_shapes("weight_norm", "params", {"g": g}, {"g": v.shape[-1:]})
+        g, v = jnp.asarray(g), jnp.asarray(v)
         scale = g.reshape(*(1 for _ in v.shape[1:]), -1) / _norm(v)
         w = (v * jnp.broadcast_to(scale, v.shape)).astype(v.dtype)
         with check.at(f"weight_norm[{inner.name!r}]", x):

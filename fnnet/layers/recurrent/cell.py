@@ -1,6 +1,6 @@
 """Recurrent cells: one step of a recurrent network, and cells stacked on top of each other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import chex
 import jax
 
 from fnnet import check
-from fnnet.layer import Params, printable, show_call
+from fnnet.layer import Params, checked_init, printable, show_call
 
 Carry = Any
 
@@ -43,12 +43,15 @@ class Cell:
         Array([0., 1., 3., 6.], dtype=float32)
     """
 
-    init: Callable[[chex.PRNGKey, Any], Params]
+    init: Callable[[Any, Any], Params]
     initial_carry: Callable[[Params, Any], Carry]
     step: Callable[[Params, Carry, Any], tuple[Carry, Any]]
     name: str
     sequence: Callable[[Params, Carry, Any], tuple[Carry, Any]] | None = None
     call: partial[Any] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "init", checked_init(self.name, self.init))
 
     def __repr__(self) -> str:
         return self.name if self.call is None else show_call(self.call)
@@ -124,5 +127,6 @@ def check_is_cell(name: str, cell: Any) -> None:
 
 def check_names(name: str, params: Params, children: tuple[str, ...]) -> None:
     """Raises if params have an entry that is not the name of a child: they are of another network."""
-    if not isinstance(params, Mapping) or not set(params) <= set(children):
-        check.has_keys(name, "params", params, children)
+    check.is_dict(name, "params", params)
+    if not set(params) <= set(children):
+        check.has_shapes(name, "params", params, dict.fromkeys(children, ...))

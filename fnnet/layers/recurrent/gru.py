@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, printable
-from fnnet.layers.keys import keys_for
+from fnnet.layers.draw import check_initializers, draw
 from fnnet.layers.recurrent.cell import Cell
-from fnnet.layers.recurrent.gates import check_cell, init_cell, sigmoid, zero_carry
+from fnnet.layers.recurrent.gates import cell_shapes, check_cell, sigmoid, zero_carry
 from fnnet.layers.recurrent.recurrent import recurrent
 from fnnet.layers.recurrent.unroll import Outputs
 
@@ -67,22 +67,24 @@ def gru_cell(
         (2, 3)
     """
     check.is_positive("gru", "features", features)
-    if reset not in ("after", "before"):
-        raise ValueError(f"gru: reset={reset!r}, wanted 'after' or 'before'")
-    entries = ("w_x", "w_h", "b", "b_h") if reset == "after" else ("w_x", "w_h", "b")
+    check.one_of("gru", "reset", reset, ("after", "before"))
+    check_initializers("gru", {"w_init": w_init, "w_h_init": w_h_init, "b_init": b_init})
+
+    def shapes(x: Any) -> dict[str, Any]:
+        return cell_shapes("gru", x, features, 3) | ({"b_h": (features,)} if reset == "after" else {})
 
     def init(key: chex.PRNGKey, x: Any) -> Params:
-        *keys, b_key = keys_for(key, w_init, w_h_init, b_init, b_init)
-        params = init_cell("gru", keys, x, features, 3, w_init, w_h_init, b_init)
-        if reset == "after":
-            params["b_h"] = b_init(b_key, (features,), params["b"].dtype)
-        return params
+        wanted = shapes(x)
+        check.has_rank("gru", x, 2, "(batch, features)")
+        inits = {"w_x": w_init, "w_h": w_h_init, "b": b_init, "b_h": b_init}
+        return draw("gru", key, wanted, inits, jnp.result_type(x))
 
     def initial_carry(params: Params, x: Any) -> jax.Array:
-        return zero_carry("gru", params, x, features, entries)
+        check_cell("gru", params, x, shapes(x))
+        return zero_carry(params, x, features)
 
     def step(params: Params, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        check_cell("gru", params, x, entries)
+        check_cell("gru", params, x, shapes(x))
         gates = 2 * features
         from_x = x @ params["w_x"]
         from_x += jnp.broadcast_to(params["b"], from_x.shape)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from fnnet import check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, printable
-from fnnet.layers.keys import keys_for
+from fnnet.layers.draw import check_initializers, draw
 from fnnet.layers.recurrent import lstm_fused
 from fnnet.layers.recurrent.cell import Cell
-from fnnet.layers.recurrent.gates import check_cell, init_cell, sigmoid, zero_carry
+from fnnet.layers.recurrent.gates import cell_shapes, check_cell, sigmoid, zero_carry
 from fnnet.layers.recurrent.recurrent import recurrent
 from fnnet.layers.recurrent.unroll import Outputs
 
@@ -48,7 +48,7 @@ def lstm_cell(
         features: number of hidden units.
         forget_bias: what `init` adds to b_f. The default is 1, so that c is kept at first (Jozefowicz et al. 2015).
             It becomes part of b, so that trained biases of Keras, or of PyTorch (the sum of its two), can be used
-            unchanged. It may be a tracer.
+            unchanged. A finite number; it may be a tracer.
         peepholes: whether the gates see c. p starts at 0.
         w_init: initializer of w_x. The default is Glorot's uniform.
         w_h_init: initializer of w_h. The default is orthogonal, for all gates in one matrix, as in Keras.
@@ -70,24 +70,30 @@ def lstm_cell(
         (2, 3)
     """
     check.is_positive("lstm", "features", features)
-    entries = ("w_x", "w_h", "b", "p") if peepholes else ("w_x", "w_h", "b")
+    check.number("lstm", "forget_bias", forget_bias)
+    check.flag("lstm", "peepholes", peepholes)
+    check_initializers("lstm", {"w_init": w_init, "w_h_init": w_h_init, "b_init": b_init})
+
+    def shapes(x: Any) -> dict[str, Any]:
+        return cell_shapes("lstm", x, features, 4) | ({"p": (3, features)} if peepholes else {})
 
     def init(key: chex.PRNGKey, x: Any) -> Params:
-        keys = keys_for(key, w_init, w_h_init, b_init)
-        params = init_cell("lstm", keys, x, features, 4, w_init, w_h_init, b_init)
+        wanted = shapes(x)
+        check.has_rank("lstm", x, 2, "(batch, features)")
+        inits = {"w_x": w_init, "w_h": w_h_init, "b": b_init, "p": initializers.zeros}
+        params = draw("lstm", key, wanted, inits, jnp.result_type(x))
         params["b"] = params["b"].at[features : 2 * features].add(jnp.asarray(forget_bias, params["b"].dtype))
-        if peepholes:
-            params["p"] = jnp.zeros((3, features), params["b"].dtype)
         return params
 
     def initial_carry(params: Params, x: Any) -> tuple[jax.Array, jax.Array]:
-        zeros = zero_carry("lstm", params, x, features, entries)
+        check_cell("lstm", params, x, shapes(x))
+        zeros = zero_carry(params, x, features)
         return zeros, zeros
 
     def step(
         params: Params, carry: tuple[jax.Array, jax.Array], x: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        check_cell("lstm", params, x, entries)
+        check_cell("lstm", params, x, shapes(x))
         c, h = carry
         w = jnp.concatenate([params["w_x"], params["w_h"]])
         if not peepholes:
@@ -103,7 +109,7 @@ def lstm_cell(
         return (c, h), h
 
     def sequence(params: Params, carry: tuple[jax.Array, jax.Array], x: jax.Array) -> Any:
-        check_cell("lstm", params, x, entries)
+        check_cell("lstm", params, x, shapes(x))
         w = jnp.concatenate([params["w_x"], params["w_h"]])
         dtype = jnp.result_type(x, w)
         return lstm_fused.sequence(*(a.astype(dtype) for a in (x, w, params["b"], *carry)))

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from fnnet import check
 from fnnet.layer import Layer, Params, State, printable
 from fnnet.layers.recurrent.cell import Cell, check_is_cell, check_names
-from fnnet.layers.recurrent.unroll import Outputs, check_outputs, check_sequence, unroll
+from fnnet.layers.recurrent.unroll import (
+    Outputs,
+    check_carry_of_another_batch,
+    check_outputs,
+    check_sequence,
+    unroll,
+)
 
 
 @printable
@@ -49,6 +55,7 @@ def recurrent(cell: Cell, *, reverse: bool = False, outputs: Outputs = "all", ca
         >>> net(params, jnp.ones((4, 5, 3))).shape
         (4, 2)
     """
+    check.flag("recurrent", "cache", cache)
     if cache and reverse:
         raise ValueError(
             "recurrent: cache=True and reverse=True, wanted one of them: later steps are not known yet"
@@ -90,8 +97,7 @@ def bidirectional(
         >>> net(params, jnp.ones((4, 5, 3))).shape
         (4, 5, 16)
     """
-    if merge not in ("concatenate", "sum"):
-        raise ValueError(f"bidirectional: merge={merge!r}, wanted 'concatenate' or 'sum'")
+    check.one_of("bidirectional", "merge", merge, ("concatenate", "sum"))
     directions = {
         "forward": _run("bidirectional", cell, False, outputs, False),
         "backward": _run("bidirectional", cell if backward is None else backward, True, outputs, False),
@@ -108,6 +114,7 @@ def bidirectional(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
         check_names("bidirectional", params, tuple(directions))
+        check.has_shapes("bidirectional", "state", state, {})
         a, b = (layer.apply(params.get(name, {}), {}, x)[0] for name, layer in directions.items())
         if isinstance(x, Mapping) and outputs == "all":
             return {**x, "x": merged(a["x"], b["x"])}, {}
@@ -130,6 +137,7 @@ def _run(name: str, cell: Cell, reverse: bool, outputs: Outputs, cache: bool) ->
     """A cell along a sequence in one direction, for the layer that is named in errors."""
     check_is_cell(name, cell)
     check_outputs(name, outputs)
+    check.flag(name, "reverse", reverse)
     name = f"{name}({cell.name})"
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
@@ -145,8 +153,9 @@ def _run(name: str, cell: Cell, reverse: bool, outputs: Outputs, cache: bool) ->
     ) -> tuple[Any, State]:
         array, lengths = _array_and_lengths(name, x)
         with check.at(name, x):
-            if cache:
-                check.has_keys(name, "state", state, ("carry",))
+            check.has_shapes(name, "state", state, {"carry": ...} if cache else {})
+            if cache and train:
+                check_carry_of_another_batch(cell, params, state["carry"], array)
             before = state["carry"] if cache and not train else None
             after, y = unroll(
                 cell, params, array, carry=before, lengths=lengths, reverse=reverse, outputs=outputs

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from fnnet import activations, check, initializers
 from fnnet.initializers import Initializer
 from fnnet.layer import Layer, Params, printable
-from fnnet.layers.keys import keys_for
+from fnnet.layers.draw import check_activation, check_initializers, draw
 from fnnet.layers.recurrent.cell import Cell
-from fnnet.layers.recurrent.gates import check_cell, init_cell, zero_carry
+from fnnet.layers.recurrent.gates import cell_shapes, check_cell, zero_carry
 from fnnet.layers.recurrent.recurrent import recurrent
 from fnnet.layers.recurrent.unroll import Outputs
 
@@ -59,17 +59,24 @@ def simple_rnn_cell(
         (2, 3)
     """
     check.is_positive("simple_rnn", "features", features)
-    entries = ("w_x", "w_h", "b")
+    check_activation("simple_rnn", activation)
+    check_initializers("simple_rnn", {"w_init": w_init, "w_h_init": w_h_init, "b_init": b_init})
+
+    def shapes(x: Any) -> dict[str, Any]:
+        return cell_shapes("simple_rnn", x, features, 1)
 
     def init(key: chex.PRNGKey, x: Any) -> Params:
-        keys = keys_for(key, w_init, w_h_init, b_init)
-        return init_cell("simple_rnn", keys, x, features, 1, w_init, w_h_init, b_init)
+        wanted = shapes(x)
+        check.has_rank("simple_rnn", x, 2, "(batch, features)")
+        inits = {"w_x": w_init, "w_h": w_h_init, "b": b_init}
+        return draw("simple_rnn", key, wanted, inits, jnp.result_type(x))
 
     def initial_carry(params: Params, x: Any) -> jax.Array:
-        return zero_carry("simple_rnn", params, x, features, entries)
+        check_cell("simple_rnn", params, x, shapes(x))
+        return zero_carry(params, x, features)
 
     def step(params: Params, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        check_cell("simple_rnn", params, x, entries)
+        check_cell("simple_rnn", params, x, shapes(x))
         z = x @ params["w_x"] + h @ params["w_h"]
         h = activation(z + jnp.broadcast_to(params["b"], z.shape))
         return h, h

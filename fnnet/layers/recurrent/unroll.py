@@ -66,6 +66,7 @@ def unroll(
     """
     check_is_cell("unroll", cell)
     check_outputs(cell.name, outputs)
+    check.flag(cell.name, "reverse", reverse)
     check_sequence(cell.name, x, lengths)
     x = jnp.asarray(x)
     batch, time = x.shape[:2]
@@ -128,8 +129,7 @@ def _zeros_like(y: Any) -> Any:
 
 def check_outputs(name: str, outputs: str) -> None:
     """Raises ValueError unless outputs is "all" or "last"."""
-    if outputs not in ("all", "last"):
-        raise ValueError(f"{name}: outputs={outputs!r}, wanted 'all' or 'last'")
+    check.one_of(name, "outputs", outputs, ("all", "last"))
 
 
 def check_sequence(name: str, x: Any, lengths: Any) -> None:
@@ -153,6 +153,14 @@ def check_sequence(name: str, x: Any, lengths: Any) -> None:
                 f"{name}: lengths has {outside[:8].tolist()}, wanted 0 to {x.shape[1]}, the steps of "
                 f"{check.describe(x)}"
             )
+
+
+def check_carry_of_another_batch(cell: Cell, params: Params, carry: Carry, x: Any) -> None:
+    """Raises unless the carry is that of the cell, for some batch: training does not read it."""
+    carry = jax.tree.map(jnp.asarray, carry)
+    batches = [leaf.shape[0] for leaf in jax.tree.leaves(carry) if leaf.shape]
+    one = jax.ShapeDtypeStruct(((batches or x.shape)[0], *x.shape[2:]), jnp.result_type(x))
+    _check_carry(cell.name, carry, jax.eval_shape(cell.initial_carry, params, one))
 
 
 def _check_carry(name: str, carry: Carry, wanted: Carry) -> None:

@@ -136,7 +136,7 @@ def test_errors():
     x, memory = ones((2, 3, 4)), ones((2, 5, 6))
     with pytest.raises(ValueError, match="additive_attention: features=0"):
         fn.additive_attention(0)
-    with pytest.raises(ValueError, match="attention: score='concat', wanted 'general' or 'dot'"):
+    with pytest.raises(ValueError, match="attention: score='concat', wanted one of 'general', 'dot'"):
         fn.multiplicative_attention(score="concat")
     dot = fn.multiplicative_attention(score="dot")
     for f in (lambda x: dot({}, x), lambda x: dot.init(KEY, x)):

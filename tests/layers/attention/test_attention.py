@@ -136,7 +136,7 @@ def test_cudnn_is_called_with_what_it_wants(monkeypatch):
 def test_errors_of_dot_product_attention():
     q, k = ones((2, 3, 4, 5)), ones((2, 6, 2, 5))
     f = partial(fn.dot_product_attention, q)
-    with pytest.raises(ValueError, match=r"implementation='flash', wanted 'xla' or 'cudnn'"):
+    with pytest.raises(ValueError, match=r"implementation='flash', wanted one of 'xla', 'cudnn'"):
         f(k, k, implementation="flash")
     for causal in (False, True):
         with pytest.raises(

@@ -221,7 +221,7 @@ def test_errors():
     x = ones((2, 3, 4))
     for make in (fn.transformer_encoder_block, fn.transformer_decoder_block):
         name = make.__name__
-        with pytest.raises(ValueError, match=f"{name}: norm='both', wanted 'pre' or 'post'"):
+        with pytest.raises(ValueError, match=f"{name}: norm='both', wanted one of 'pre', 'post'"):
             make(2, norm="both")
         with pytest.raises(ValueError, match=f"{name}: hidden=0, wanted at least 1"):
             make(2, hidden=0)

@@ -220,12 +220,12 @@ def test_errors(name):
         with pytest.raises(TypeError, match=f"{kind}: params is None, wanted the dict that init returned"):
             use(None, x)
     with pytest.raises(
-        ValueError, match=f"{kind}: w_h is float32\\[2,.*, wanted 4 rows for features=4; pass the params"
+        ValueError, match=f"{kind}: params has w_x float32\\[3,.*, wanted \\(3, .*\\); pass the params"
     ):
         CELLS[name][0](4).initial_carry(params, x)
 
 
 def test_an_unknown_reset():
     for make in (fn.gru_cell, fn.gru):
-        with pytest.raises(ValueError, match="gru: reset='never', wanted 'after' or 'before'"):
+        with pytest.raises(ValueError, match="gru: reset='never', wanted one of 'after', 'before'"):
             make(2, reset="never")

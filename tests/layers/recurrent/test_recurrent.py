@@ -382,11 +382,13 @@ def test_what_is_no_layer():
 def test_unknown_arguments():
     cell = fn.gru_cell(2)
     for make in (fn.recurrent, fn.bidirectional):
-        with pytest.raises(ValueError, match=f"{make.__name__}: outputs='first', wanted 'all' or 'last'"):
+        with pytest.raises(
+            ValueError, match=f"{make.__name__}: outputs='first', wanted one of 'all', 'last'"
+        ):
             make(cell, outputs="first")
-    with pytest.raises(ValueError, match="gru: outputs='first', wanted 'all' or 'last'"):
+    with pytest.raises(ValueError, match="gru: outputs='first', wanted one of 'all', 'last'"):
         fn.unroll(cell, {}, ones((1, 2, 3)), outputs="first")
-    with pytest.raises(ValueError, match="bidirectional: merge='mul', wanted 'concatenate' or 'sum'"):
+    with pytest.raises(ValueError, match="bidirectional: merge='mul', wanted one of 'concatenate', 'sum'"):
         fn.bidirectional(cell, merge="mul")
 
 

@@ -17,6 +17,7 @@ from fnnet.train.devices.sharding import shardings
 from fnnet.train.fit.diagnose import find_nonfinite
 from fnnet.train.fit.evaluation import make_evaluation
 from fnnet.train.fit.guarded_step import IsBad, Keys, LoopState, make_guarded_step
+from fnnet.train.fit.identity import program_parts
 from fnnet.train.fit.learning_rate import make_optimizer
 from fnnet.train.fit.settings import Settings
 from fnnet.train.fit.source import Source
@@ -34,6 +35,7 @@ class Program:
     ]  # (state, steps) -> (state, numbers)
     evaluate: Callable[[Params, State], dict[str, Any]]
     find_fault: Callable[[LoopState, int], str]  # (state, step) -> where that step goes wrong, or ""
+    parts: Callable[[], dict[str, str]]  # digests of what it computes
 
 
 def make_program(settings: Settings, source: Source) -> Program:
@@ -57,6 +59,8 @@ def make_program(settings: Settings, source: Source) -> Program:
         gradient_norm=settings.measures_gradient_norm,
         skip_if=is_bad,
     )
+    # Inline, it is traced once for the digest and for the program, and leaves no trace in it.
+    step = jax.jit(step, inline=True)
     guarded_step = make_guarded_step(step, is_bad, settings.skips_bad_steps, augment)
 
     # The first state: its shapes, where each array is, and how it is computed.
@@ -103,6 +107,7 @@ def make_program(settings: Settings, source: Source) -> Program:
             net, {"loss": settings.loss, **settings.metrics}, settings.valid, settings.eval_batch_size, mesh
         ),
         find_fault=find_fault,
+        parts=lambda: program_parts(settings, loss, step, shapes, source.shapes),
     )
 
 

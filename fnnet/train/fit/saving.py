@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from fnnet.train import checkpoint
 from fnnet.train.devices.processes import all_gather
 from fnnet.train.fit.fit_run import FitRun
+from fnnet.train.fit.identity import check_identity
 from fnnet.train.fit.journal import Journal
 from fnnet.train.fit.results import Best
-from fnnet.train.fit.settings import Plan, Settings
 from fnnet.train.fit.source import Source
 from fnnet.train.history import for_json, from_json, join_chunks
 
@@ -40,22 +39,6 @@ def checkpoint_due(
 def checkpoints_of(folder: Path) -> Path:
     """Where the checkpoints of a run's folder are."""
     return folder / "checkpoints"
-
-
-def run_identity(settings: Settings, plan: Plan, source: Source) -> dict[str, Any]:
-    """What must be the same where a run resumes, for JSON: data, key, and what changes the numbers in the history."""
-    return source.identity | {
-        "key": np.asarray(jax.random.key_data(settings.keys.init)).tolist(),
-        "accumulate": int(settings.accumulate),
-        "not_finite": settings.not_finite,
-        "measures": [
-            "loss",
-            *settings.metrics,
-            *(["penalty"] if settings.penalty else []),
-            *(["gradient_norm"] if settings.measures_gradient_norm else []),
-        ],
-        "monitor": [plan.monitor, plan.maximize] if settings.keeps_best else None,
-    }
 
 
 def has_checkpoint(folder: Path, resume: bool | str) -> bool:
@@ -132,16 +115,7 @@ def restore_run(
     checkpoints = checkpoints_of(folder)
 
     def shapes_of(about: Mapping[str, Any]) -> Any:
-        saved = about.get("settings") or {}
-        if saved != identity:
-            differences = [
-                f"{name} was {saved.get(name)}, and is {identity[name]}"
-                for name in identity
-                if saved.get(name) != identity[name]
-            ]
-            raise checkpoint.CheckpointError(
-                f"fit: {checkpoints} is of another run: {'; '.join(differences)}"
-            )
+        check_identity(checkpoints, about.get("settings"), identity)
         history = {name: np.empty(n, dtype) for name, (n, dtype) in about["steps"].items()}
         best = None if about["best"] is None else (shapes.now.params, shapes.now.state)
         return {"loop": shapes, "best": best, "plateau": plateau, "history": history}

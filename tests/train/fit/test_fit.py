@@ -421,9 +421,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     for given, message in (
         ({"key": 1}, "is of another run: key was"),
         ({"batch_size": 8}, "another run: batch_size was 16, and is 8"),
-        ({"train": other}, "another run: digest was"),
-        ({"optimizer": fn.optim.sgd(0.1)}, "another network or optimizer wrote it"),
-        ({"net": fn.dense(2, use_bias=False), "initial": None}, "another network or optimizer wrote it"),
+        ({"train": other}, "another run: train has other numbers"),
+        ({"optimizer": fn.optim.sgd(0.1)}, r"another run: the optimizer \(or learning_rate\) is another one"),
+        ({"net": fn.dense(2, use_bias=False), "initial": None}, r"another run: the network \(or dtype\) is another"),
     ):
         with pytest.raises(fn.train.CheckpointError, match=message):
             fit(**again | given)

@@ -22,20 +22,27 @@ _held: set[int] = set()  # descriptors of this process's locks
 
 @contextmanager
 def locked(function: str, folder: Path, kind: type[Exception]) -> Iterator[None]:
-    """Holds a folder's lock. The operating system releases it when the process ends, however it ends.
+    """Makes a folder and holds its lock. The operating system releases it when the process ends, however it ends.
 
-    The file goes with the lock. One that a killed process leaves behind is not locked, and in nobody's way.
+    The file goes with the lock. One that a killed process leaves behind is not locked, and in nobody's way. A new
+    folder that stays empty goes, too.
 
     Args:
         function: its name, for the message.
-        folder: which exists.
+        folder: to lock.
         kind: of the error.
 
     Raises:
         kind: another run holds the lock, in this process or in another one.
-        OSError: the file cannot be written.
+        OSError: the folder cannot be made, or the file cannot be written.
     """
-    path = folder / NAME
+    path, is_new = folder / NAME, not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{function}: cannot make the folder {folder}: {error.strerror}"
+        ) from error
     descriptor = _open_and_lock(function, path, kind)
     _held.add(descriptor)
     try:
@@ -47,6 +54,9 @@ def locked(function: str, folder: Path, kind: type[Exception]) -> Iterator[None]
                 if _is_at(path, descriptor):
                     path.unlink()  # before the lock is released: see below
             os.close(descriptor)
+            if is_new:
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def _open_and_lock(function: str, path: Path, kind: type[Exception]) -> int:

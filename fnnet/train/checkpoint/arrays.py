@@ -102,7 +102,7 @@ def make_checkpointer(function: str) -> Any:
         import orbax.checkpoint as ocp
     except ImportError as exc:
         raise ImportError(
-            f"{function}: checkpoints are written by orbax, which is missing; pip install 'fnnet[checkpoint]'"
+            f"{function}: checkpoints are written by orbax, which is missing; pip install orbax-checkpoint"
         ) from exc
     # Trained weights do not compress: 100 MB became 92 MB, in 400 ms instead of 150.
     return ocp.Checkpointer(

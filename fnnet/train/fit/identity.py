@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from fnnet import check
 from fnnet.metrics import PerExample, per_example
 from fnnet.train.checkpoint import CheckpointError
 from fnnet.train.fingerprint import digest, fingerprint
@@ -62,7 +63,9 @@ def run_identity(
     return identity | in_memory | {"program": dict(program)}
 
 
-def program_parts(settings: Settings, loss: PerExample, step: Any, loop: LoopState, batch: Batch) -> dict[str, str]:
+def program_parts(
+    settings: Settings, loss: PerExample, step: Any, loop: LoopState, batch: Batch
+) -> dict[str, str]:
     """Digests of what is computed at each step, and the releases of which they are.
 
     They are traced for one batch without a mesh, so a run may resume on other devices.
@@ -76,7 +79,7 @@ def program_parts(settings: Settings, loss: PerExample, step: Any, loop: LoopSta
     """
     now, batch = jax.tree.map(_anywhere, (loop.now, dict(batch)))
     keys, plateau = settings.keys, settings.reduce_on_plateau
-    traced = {}
+    traced = {"batch": check.describe(batch), "params": check.describe(now.params)}
 
     def trace(name: str, f: Any, *args: Any) -> Any:
         jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
@@ -117,28 +120,27 @@ def program_parts(settings: Settings, loss: PerExample, step: Any, loop: LoopSta
     }
 
 
-def check_identity(checkpoints: Path, saved: Any, now: Mapping[str, Any]) -> None:
+def check_identity(checkpoints: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises CheckpointError where a checkpoint is of another run, and names what differs.
 
     Warns:
         TrainingWarning: the program could not be compared, because it was written by another release of JAX.
     """
-    if not isinstance(saved, dict) or not saved:
-        raise CheckpointError(f"fit: {checkpoints} has a checkpoint that fit did not write; pass another folder")
     differ = []
     for name, wanted in now.items():
         if name not in saved or name == "program" or saved[name] == wanted:
             continue
         has_numbers = name in ("train", "valid")
-        differ.append(f"{name} has other numbers" if has_numbers else f"{name} was {saved[name]}, and is {wanted}")
-    program, other = now["program"], saved.get("program")
-    releases = _releases()
-    if comparable := isinstance(other, dict) and all(other.get(name) == v for name, v in releases.items()):
-        names = {*program, *other} - {*releases}
-        changed = [text for name, text in PARTS.items() if name in names and program.get(name) != other.get(name)]
-        if not changed and program["step"] != other.get("step"):
-            changed = ["the gradient"]
-        differ += [f"{text} is another one" for text in changed]
+        differ.append(
+            f"{name} has other numbers" if has_numbers else f"{name} was {saved[name]}, and is {wanted}"
+        )
+    program, releases = now["program"], _releases()
+    other: Any = saved.get("program")
+    comparable = isinstance(other, dict) and all(other.get(name) == was for name, was in releases.items())
+    if comparable:
+        differ += _differing_parts(
+            program, other, given=saved.get("accumulate") == now["accumulate"], alone=not differ
+        )
     if differ:
         raise CheckpointError(
             f"fit: {checkpoints} is of another run: {'; '.join(differ)}. Pass what it was started with, or start "
@@ -152,6 +154,30 @@ def check_identity(checkpoints: Path, saved: Any, now: Mapping[str, Any]) -> Non
             TrainingWarning,
             stacklevel=2,
         )
+
+
+def _differing_parts(
+    now: Mapping[str, str], saved: Mapping[str, str], *, given: bool, alone: bool
+) -> list[str]:
+    """What differs between two programs: the causes, and not what follows from them.
+
+    Args:
+        now: see `program_parts`.
+        saved: the same of a checkpoint.
+        given: whether the optimizer is in the form in which it was given, not accumulating otherwise.
+        alone: whether nothing else is known to differ.
+    """
+    if now == saved:
+        return []
+    if now["batch"] != saved.get("batch"):  # all else would differ as well
+        return ["a batch has another shape"] if alone else []
+    names = ["network"] if now["params"] != saved.get("params") else list(PARTS)
+    changed = [name for name in names if now.get(name) != saved.get(name)]
+    if "optimizer" in changed and (not given or "reduce_on_plateau" in changed):
+        changed.remove("optimizer")
+    if not changed and alone:
+        return ["the gradient is another one"]
+    return [f"{PARTS[name]} is another one" for name in changed]
 
 
 def _releases() -> dict[str, str]:

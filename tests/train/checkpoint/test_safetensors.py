@@ -204,7 +204,7 @@ def test_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_safetensors_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(ImportError, match=r"save_safetensors: .*pip install 'fnnet\[checkpoint\]'"):
+    with pytest.raises(ImportError, match=r"save_safetensors: .*pip install safetensors"):
         save_safetensors(tmp_path / "p", {})
-    with pytest.raises(ImportError, match=r"load_safetensors: .*pip install 'fnnet\[checkpoint\]'"):
+    with pytest.raises(ImportError, match=r"load_safetensors: .*pip install safetensors"):
         load_safetensors(tmp_path / "p")

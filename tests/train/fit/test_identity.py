@@ -25,7 +25,10 @@ DATA = {"x": X, "y": (X.sum(1) > 0).astype(np.int32)}
 FLIPPED = {**DATA, "y": np.concatenate([DATA["y"][:18], 1 - DATA["y"][18:22], DATA["y"][22:]])}
 NET = fn.serial(fn.dense(4), fn.tanh, fn.dense(2))
 INITIAL = (
-    {"dense_0": {"w": normal(3, 4), "b": np.zeros(4, np.float32)}, "dense_1": {"w": normal(4, 2), "b": np.zeros(2, np.float32)}},
+    {
+        "dense_0": {"w": normal(3, 4), "b": np.zeros(4, np.float32)},
+        "dense_1": {"w": normal(4, 2), "b": np.zeros(2, np.float32)},
+    },
     {},
 )  # fmt: skip
 TABLE = normal(3, seed=1)
@@ -132,6 +135,26 @@ def test_several_differences_are_all_named(started: Path) -> None:
             loss=squared, optimizer=fn.optim.sgd)  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "then, message",
+    [
+        ({"batch_size": 4}, r"another run: batch_size was 8, and is 4\. Pass"),
+        ({"train": {**DATA, "x": X[:, :2]}}, r"another run: examples was .*; train has other numbers\. Pass"),
+        ({"net": fn.serial(fn.dense(5), fn.tanh, fn.dense(2))}, rf"another run: {NETWORK}\. Pass"),
+        ({"net": fn.serial(fn.dense(4), fn.tanh, fn.dense(3))}, rf"another run: {NETWORK}\. Pass"),
+        ({"accumulate": 2}, r"another run: accumulate was 1, and is 2\. Pass"),
+        ({"largest_norm": 5.0}, r"another run: largest_norm was None, and is 5.0; measures was .*_norm'.\. Pass"),
+        ({"reduce_on_plateau": fn.optim.reduce_on_plateau(0.5, 2)}, r"run: reduce_on_plateau is another one\. Pass"),
+        ({"dtype": jnp.bfloat16, "loss": squared}, rf"another run: {NETWORK}; {LOSS}\. Pass"),
+    ],
+)  # fmt: skip
+def test_what_follows_from_a_difference_is_not_named(
+    then: dict[str, Any], message: str, started: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        fit(folder=started, resume=True, initial=None, **then)
+
+
 def test_the_same_run_resumes_though_its_parts_are_made_again(tmp_path: Path) -> None:
     def again(steps: int, **given: Any) -> fn.train.Fitted:
         net = fn.serial(lambda x: x * TABLE[None], fn.dense(4), fn.tanh, fn.dropout(0.1), fn.dense(2))
@@ -172,7 +195,8 @@ import fnnet as fn
 from fnnet.train.fingerprint import fingerprint
 
 np.set_printoptions(precision=2)
-net = fn.serial(fn.conv(4, 3), fn.batch_norm(), fn.relu, fn.max_pool(2), fn.flatten, fn.gelu, fn.dropout(0.5), fn.dense(2))
+layers = fn.conv(4, 3), fn.batch_norm(), fn.relu, fn.max_pool(2), fn.flatten, fn.gelu, fn.dropout(0.5), fn.dense(2)
+net = fn.serial(*layers)
 step = fn.train.make_step(net, fn.losses.softmax_cross_entropy, fn.optim.adam(1e-3), metrics={"a": fn.metrics.accuracy})
 batch = {"x": jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32), "y": jax.ShapeDtypeStruct((2,), jnp.int32)}
 now = jax.eval_shape(lambda: fn.train.start(net, fn.optim.adam(1e-3), jax.random.key(0), batch["x"]))
@@ -233,7 +257,9 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
 
     def another(evaluation: fn.train.Evaluation) -> None:
         for resume in (True, "auto", False):
-            with pytest.raises(CheckpointError, match=rf"in use by another run, process {os.getpid()} on .*; wait"):
+            with pytest.raises(
+                CheckpointError, match=rf"in use by another run, process {os.getpid()} on .*; wait"
+            ):
                 fit(folder=tmp_path / "run", resume=resume)
         nested.append(fit(folder=tmp_path / "another").stopped)
 

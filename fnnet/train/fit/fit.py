@@ -28,7 +28,7 @@ from fnnet.train.fit.identity import run_identity
 from fnnet.train.fit.interrupt import interruptible
 from fnnet.train.fit.journal import Journal
 from fnnet.train.fit.learning_rate import read_learning_rate, with_scale
-from fnnet.train.fit.pace import next_steps_per_call, steps_in_call
+from fnnet.train.fit.pace import next_steps_per_call, seconds_since, steps_in_call
 from fnnet.train.fit.program import Program, make_program
 from fnnet.train.fit.results import DivergedError, Evaluation, Fitted
 from fnnet.train.fit.saving import checkpoint_due, has_checkpoint, restore_run, save_run
@@ -95,15 +95,16 @@ def fit(
         batch_size: examples per batch, where train is a dict; 32 by default. Each epoch is a permutation of the
             examples. Those left over at its end, fewer than a batch, are different ones each time.
         learning_rate: a number or a schedule, for an `optimizer` that is a function.
-        key: a PRNG key, or the seed of one. The same key gives the same bits.
-        initial: (params, state) to start with, such as those of a pretrained network; by default they are drawn with
-            the key.
+        key: a PRNG key, or its seed, from 0 to 2**32 - 1. The same key gives the same bits.
+        initial: (params, state) to start with, such as those of a pretrained network, in the shapes and dtypes that
+            init gives; by default they are drawn with the key.
 
         metrics: functions of the form of a loss, or `fn.metrics.Metric`s, by name.
         penalty: function of the params that is added to the loss.
         class_weights: float[classes], see `fn.losses.class_weighted`; in training only.
         augment: pure function `(key, batch) -> batch`; in training only.
-        accumulate: batches per update, see `fn.optim.accumulate`.
+        accumulate: batches per update, see `fn.optim.accumulate`. Batches left over at the end wait in the optimizer's
+            state: they are part of the next update if the run is resumed with more steps.
         dtype: to compute in, such as `jnp.bfloat16`; params and optimizer stay in float32, see `fn.cast`.
 
         eval_every: steps from one evaluation to the next. By default an epoch, or a tenth of the steps where the
@@ -118,9 +119,11 @@ def fit(
             valid) stops falling. It counts evaluations.
         callbacks: functions of an `Evaluation`, called after each evaluation. One that returns True ends the training.
 
-        folder: for checkpoints and history.jsonl, which has one line per evaluation. None: no files.
+        folder: for checkpoints and history.jsonl, which has one line per evaluation. None: no files. It is on this
+            machine's file system, and locked while the run goes on.
         resume: True resumes from the last checkpoint in the folder, and ends with the same bits as a run that was
-            never stopped. "auto" does so if there is one. False requires a folder without checkpoints.
+            never stopped. "auto" does so if there is one. False requires a folder without checkpoints. Whatever changes
+            the numbers must be as it was; there may be more steps or epochs.
         checkpoint_every: steps from one checkpoint to the next. By default, saving takes about a hundredth of the
             time. There is always one at the end.
         progress: None: a bar, if stderr is a terminal and rich is installed (`pip install rich`), or in a notebook;
@@ -134,7 +137,7 @@ def fit(
 
         not_finite: "stop" raises DivergedError at the first loss that is not finite, before its update. "skip" leaves
             out updates whose loss or gradient is not finite, and counts them.
-        largest_norm: a gradient with a larger Euclidean norm is treated like one that is not finite.
+        largest_norm: a gradient with a larger Euclidean norm is treated like one that is not finite; positive.
         debug: check the output of every layer at every step, and stop at the first NaN, even if it does not reach the
             loss. This is a few hundred times slower.
 
@@ -144,6 +147,7 @@ def fit(
         - "train_loss", "train_accuracy", ...: float[steps], means over the batch of each step, as in `make_run`;
         - "eval_step", "epoch", "seconds", "examples_per_second", "learning_rate", "params_norm", "valid_loss",
           "valid_accuracy", ...: float[evaluations]; with not_finite="skip" also "skipped", the steps left out so far.
+          The learning rate is that of the next update; steps left out do not count.
 
         A line of history.jsonl has the latter, and the means of the "train_" values since the line before. Ctrl-C ends
         the training after the current steps, with a checkpoint if there is a folder; a second one interrupts at once.
@@ -153,13 +157,14 @@ def fit(
         DivergedError: a FloatingPointError that names the step and the layer at fault; its `fitted` has what was
             reached.
         CheckpointError: resume is False and the folder has a checkpoint; or resume is True and the folder has none,
-            or one that is damaged, of a newer version, or of another network, optimizer, key or data.
+            or one that is damaged, of a newer version, or of another network, loss, optimizer, key or data; or another
+            run is using the folder.
         OSError: a file cannot be written or read; the last checkpoint stays intact.
         ImportError: `folder` without orbax; or progress=True without rich, outside a notebook.
 
     Warns:
         TrainingWarning: the loss is the same at the first three evaluations; or the norm of the params has grown a
-            thousandfold.
+            thousandfold; or a checkpoint is of another release of JAX, so that its program cannot be compared.
 
     Example:
         >>> data = fn.data.split(fn.data.two_moons(jax.random.key(0), 300))
@@ -246,7 +251,7 @@ def _train(
             run.loop, measured = program.advance(run.loop, n)
             run.step = int(run.loop.now.step)
             journal.chunks.append(measured)
-            call_seconds = time.perf_counter() - began
+            call_seconds = seconds_since(began)
             journal.seconds += call_seconds
             if bool(run.loop.halted):
                 raise _diverged(name_bad_number(measured), run, program, patience)
@@ -260,7 +265,7 @@ def _train(
                         append_line(settings.folder / "history.jsonl", row)
                     warn_of_trouble(journal.rows)
                     callback_stops = _call_back(settings.callbacks, run, row)
-            pace.unsaved_seconds += time.perf_counter() - began
+            pace.unsaved_seconds += seconds_since(began)
 
             # Decide why to stop. Clocks, callbacks and signals differ between processes, but all must do the same: one
             # that stops, or the slowest, decides for all.
@@ -295,17 +300,9 @@ def _folder_locked(settings: Settings) -> Iterator[None]:
     if folder is None:
         yield
         return
-    if settings.resume is True and not folder.is_dir():
-        has_checkpoint(folder, True)  # raises; a misspelt folder is not made
     with ExitStack() as stack:
         with raise_together("fit", CheckpointError):
             if jax.process_index() == 0:
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise OSError(
-                        error.errno, f"fit: cannot make the folder {folder}: {error.strerror}"
-                    ) from error
                 stack.enter_context(locked("fit", folder, CheckpointError))
         yield
 
@@ -374,7 +371,7 @@ def _evaluate(
     if not math.isfinite(scores["params_norm"]):
         what = f"the norm of the params is {scores['params_norm']}"
         raise _diverged(what, run, program, settings.patience, left_out=False)
-    journal.seconds += time.perf_counter() - began
+    journal.seconds += seconds_since(began)
 
     examples = (run.step - before["step"]) * jax.tree.leaves(source.shapes)[0].shape[0]
     row = make_row(
@@ -385,7 +382,7 @@ def _evaluate(
         learning_rate=read_learning_rate(
             run.loop.now.opt_state,
             settings.learning_rate,
-            run.step // settings.accumulate,
+            (run.step - int(run.loop.skipped)) // settings.accumulate,  # the optimizer's own count
             settings.reduce_on_plateau is not None,
         ),
         measured=measured,
@@ -464,7 +461,9 @@ def _diverged(
     """The error for a run that diverged: what is wrong, where it comes from, and what may help."""
     where = program.find_fault(run.loop, run.step)
     if not_finite_in(run.loop.now.params):
-        why = "The update before it caused this: its gradient was not finite, or it overflowed in the optimizer"
+        why = (
+            "The update before it caused this: its gradient was not finite, or it overflowed in the optimizer"
+        )
     elif left_out:
         why = "That update was left out"
     else:

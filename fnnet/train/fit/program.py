@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from fnnet import check
 from fnnet.layer import Params, State
 from fnnet.losses import class_weighted
+from fnnet.train.checkpoint.arrays import describe_leaf, differences
 from fnnet.train.compiler import options
 from fnnet.train.devices.processes import local_copy
 from fnnet.train.devices.sharding import shardings
@@ -75,6 +77,8 @@ def make_program(settings: Settings, source: Source) -> Program:
         return LoopState(now, order, skipped=jnp.zeros([], jnp.int32), halted=jnp.zeros([], bool))
 
     initial = settings.initial
+    if initial is not None:
+        _check_initial(initial, jax.eval_shape(begin, keys, source.order, None).now)
     shapes = jax.eval_shape(begin, keys, source.order, initial)
     placed = None
     if mesh is not None:
@@ -109,6 +113,28 @@ def make_program(settings: Settings, source: Source) -> Program:
         find_fault=find_fault,
         parts=lambda: program_parts(settings, loss, step, shapes, source.shapes),
     )
+
+
+def _check_initial(initial: Any, drawn: TrainState) -> None:
+    """Raises unless the params and state to start with have the shapes and dtypes of those that init draws."""
+    if not isinstance(initial, list | tuple) or len(initial) != 2:
+        raise TypeError(f"fit: initial is {check.describe(initial)}, wanted a pair (params, state)")
+
+    def described(tree: Any) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): describe_leaf(
+                jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a))
+            )
+            for path, a in leaves
+        }
+
+    for name, got, wanted in zip(("params", "state"), initial, (drawn.params, drawn.state), strict=True):
+        if differs := differences(described(got), described(wanted)):
+            raise ValueError(
+                f"fit: initial is of another network, or for another input: of its {name} {differs}. Pass those of "
+                "this network, in the dtypes that its init gives them"
+            )
 
 
 def make_is_bad(largest_norm: float | None) -> IsBad:

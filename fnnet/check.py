@@ -1,10 +1,13 @@
 """Checks of shapes, dtypes and arguments. Each message says what was given, what was wanted and what to do."""
 
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -215,6 +218,28 @@ def flag(function: str, name: str, value: Any) -> None:
     """Raises TypeError unless the value is True or False: any other object has a truth value, too."""
     if not isinstance(value, bool):
         raise TypeError(f"{function}: {name}={value!r}, wanted True or False")
+
+
+def local_path(function: str, name: str, value: Any) -> Path:
+    """The path, with ~ expanded. Raises unless it is one of this machine: Python takes "gs://a/b" for the folder "gs:".
+
+    Example:
+        >>> fn.check.local_path("fit", "folder", "gs://bucket/run")
+        Traceback (most recent call last):
+        ...
+        ValueError: fit: folder='gs://bucket/run' is an address, wanted a path of this machine; ...
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(path := os.fspath(value), str):
+        raise TypeError(f"{function}: {name}={value!r}, wanted a path: a str or a pathlib.Path")
+    if not path:
+        raise ValueError(f"{function}: {name}='' is empty, wanted a path; '.' is the current folder")
+    # pathlib.Path("gs://bucket") has one slash. A drive of Windows, such as C:/, has one letter.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise ValueError(
+            f"{function}: {name}={path!r} is an address, wanted a path of this machine; mount the bucket, for example "
+            "with gcsfuse, or write here and copy it"
+        )
+    return Path(path).expanduser()
 
 
 def one_of(function: str, name: str, value: Any, choices: Sequence[Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnnet import check
 
@@ -14,10 +15,12 @@ def count_examples(name: str, part: Any) -> int:
     """The number of examples in a part of the data, a dict with x and y.
 
     Raises:
+        TypeError: it holds something else than arrays of numbers.
         ValueError: the part is not such a dict, or its arrays differ in length or are empty.
     """
-    if not isinstance(part, Mapping) or not {"x", "y"} <= set(part):
-        raise ValueError(f"{name} is {check.describe(part)}, wanted a dict with x and y")
+    check_names(name, part)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(part)):
+        _check_array(f"{name}: {jax.tree_util.keystr(path, simple=True, separator='/')}", leaf)
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(part)}
     if len(leading) != 1 or leading <= {(), (0,)}:
         raise ValueError(
@@ -25,6 +28,40 @@ def count_examples(name: str, part: Any) -> int:
             "of one size that is not 0"
         )
     return leading.pop()[0]
+
+
+def check_names(name: str, part: Any) -> None:
+    """Raises ValueError unless a part of the data or a batch is a dict with x and y, and nothing else."""
+    if isinstance(part, list | tuple) and len(part) == 2 and all(hasattr(a, "shape") for a in part):
+        raise ValueError(f'{name} is {check.describe(part)}, wanted a dict with x and y: {{"x": x, "y": y}}')
+    if not isinstance(part, Mapping) or not {"x", "y"} <= set(part):
+        raise ValueError(f"{name} is {check.describe(part)}, wanted a dict with x and y")
+    if others := sorted(map(repr, set(part) - {"x", "y"})):
+        raise ValueError(
+            f"{name} has {', '.join(others)} beside x and y, which training would not use; take it out, or, where the "
+            'network or the loss reads it, make x or y a dict, such as x={"x": x, "lengths": lengths}'
+        )
+
+
+def _check_array(name: str, a: Any) -> None:
+    """Raises TypeError for a table of another library, and for arrays of objects or text."""
+    if hasattr(a, "to_numpy"):
+        raise TypeError(
+            f"{name} is a {type(a).__module__.split('.')[0]} {type(a).__name__}, wanted an array: .to_numpy()"
+        )
+    if not hasattr(a, "dtype") or jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended):
+        return
+    try:
+        dtype = np.dtype(a.dtype)
+    except TypeError:
+        raise TypeError(
+            f"{name} is a {type(a).__module__.split('.')[0]} {type(a).__name__}, wanted an array: np.asarray"
+        ) from None
+    if dtype.kind in "OSUMm" or dtype.names:
+        raise TypeError(
+            f"{name} is {check.describe(a)}, wanted numbers, all of one dtype; for rows of one length np.stack makes "
+            "such an array, for text or dates convert it first"
+        )
 
 
 def epoch_order(key: chex.PRNGKey, step: chex.Numeric, n: int, batch_size: int) -> jax.Array:

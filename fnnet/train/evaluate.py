@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample, mean
+from fnnet.train.arguments import check_network
 from fnnet.train.batches import count_examples
 from fnnet.train.devices.sharding import shard_batch
 
@@ -37,7 +38,8 @@ def evaluate(
             devices is not split.
 
     Raises:
-        ValueError: the part is not a dict with x and y, or its arrays differ in length; the batch size is not
+        TypeError: net is not a Layer, or the part holds something else than arrays of numbers.
+        ValueError: the part is not a dict with x and y alone, or its arrays differ in length; the batch size is not
             positive; a measure does not return one value per example.
 
     Example:
@@ -47,6 +49,7 @@ def evaluate(
         >>> fn.train.evaluate(net, {"loss": fn.losses.mean_squared_error}, params, state, part, batch_size=2)
         {'loss': Array(9., dtype=float32)}
     """
+    check_network("evaluate", net)
     check.is_positive("evaluate", "batch_size", batch_size)
     n = count_examples("evaluate: part", part)
     part = jax.tree.map(jnp.asarray, dict(part))

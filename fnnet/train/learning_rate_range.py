@@ -12,6 +12,7 @@ from fnnet import check
 from fnnet.layer import Layer, Params
 from fnnet.metrics import PerExample
 from fnnet.optim.exponential_average import exponential_average
+from fnnet.train.arguments import as_key, check_loss, check_maker, check_network
 from fnnet.train.batches import count_examples, next_batch
 from fnnet.train.step import TrainState, describe_array, describe_fields, make_step, start
 
@@ -92,15 +93,20 @@ def learning_rate_range(
         >>> bool(0.01 < found.suggestion < 10)
         True
     """
+    check_network("learning_rate_range", net)
+    check_loss("learning_rate_range", loss)
+    check_maker("learning_rate_range", make_optimizer)
     check.is_positive("learning_rate_range", "steps", steps)
     check.number("learning_rate_range", "steps", steps, "[2, inf)")
     check.is_positive("learning_rate_range", "batch_size", batch_size)
     check.number("learning_rate_range", "low", low, "[1e-30, inf)")
-    if isinstance(low, int | float) and isinstance(high, int | float) and not low < high:
+    check.number("learning_rate_range", "high", high, "(0, inf)")
+    if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer) and not low < high:
         raise ValueError(f"learning_rate_range: low={low}, high={high}, wanted low < high")
     check.number("learning_rate_range", "smoothing", smoothing, "[0, 1)")
 
     def find(key: chex.PRNGKey, examples: Any, hparams: Mapping[str, Any] | None = None) -> LearningRateRange:
+        key = as_key("learning_rate_range", key)
         n = count_examples("learning_rate_range: examples", examples)
         if batch_size > n:
             raise ValueError(

@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -82,10 +81,14 @@ def plot(
     if smoothing is not None:
         check.number("plot", "smoothing", smoothing, "[0, 1)")
     check.is_positive("plot", "width", width)
+    check.flag("plot", "error", error)
+    if isinstance(measures, str):
+        raise TypeError(f"plot: measures={measures!r}, wanted a list: [{measures!r}]")
     curves = find_curves(history)
     names = list(dict.fromkeys(curve.measure for curve in curves))
     if unknown := [name for name in measures or () if name not in names]:
-        raise ValueError(f"plot: measures has {unknown[0]!r}, wanted some of {names}")
+        meant = check.did_you_mean(unknown[0], names)
+        raise ValueError(f"plot: measures has {unknown[0]!r}, wanted some of {names}{meant}")
     names = names if measures is None else list(measures)
 
     is_narrow = width < 700
@@ -116,7 +119,7 @@ def plot(
         fontsize=font,
     )
     if path is not None:
-        path = Path(path)
+        path = check.local_path("plot", "path", path)
         kind = path.suffix[1:] or "png"
         write_atomically(path, lambda beside: figure.savefig(beside, format=kind))
     return figure

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+from fnnet import check
+
 REFRESH_SECONDS = 0.5  # between two refreshes of a bar: each takes some milliseconds of a core
 WINDOW_SECONDS = 30.0  # the least time that the speed is averaged over
 
@@ -69,6 +71,8 @@ def choose_display(wanted: bool | None) -> str:
     Raises:
         ImportError: wanted is True, there is no notebook, and rich is not installed.
     """
+    if wanted is not None:
+        check.flag("progress_bar", "progress", wanted)
     if wanted is False:
         return "nothing"
     if _in_notebook():
@@ -96,7 +100,7 @@ def update_speed(speed: Speed, step: int, clock: float, compiling: bool = False)
     """
     if compiling:
         return speed._replace(step=step, clock=clock)
-    passed = clock - speed.clock
+    passed = max(clock - speed.clock, 0.0)  # a clock may be set back
     window = max(WINDOW_SECONDS, (clock - speed.began) / 2)
     weight = math.exp(-passed / window)
     return speed._replace(
@@ -131,7 +135,7 @@ class _Timer:
 
     def passed(self) -> str:
         """The time since the beginning, as text."""
-        return format_seconds(self.speed.clock - self.speed.began)
+        return format_seconds(max(self.speed.clock - self.speed.began, 0.0))
 
 
 def _show_lines(total: int, begin: int, unit: str) -> Show:

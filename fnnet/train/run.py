@@ -12,11 +12,11 @@ import optax
 from fnnet import check
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample
+from fnnet.train.arguments import as_key, check_loss, check_maker, check_metrics, check_network
 from fnnet.train.batches import count_examples, epoch_order, next_batch
 from fnnet.train.evaluate import evaluate
 from fnnet.train.step import (
     TrainState,
-    check_metrics,
     describe_array,
     describe_fields,
     describe_tree,
@@ -113,10 +113,10 @@ def make_run(
         `after._replace(step=after.step[0])`. Otherwise each step of each run sorts an epoch.
 
     Raises:
-        TypeError: a size is not an int; metrics, penalties or hparams is not a dict; make_optimizer does not accept
-            a hyperparameter.
+        TypeError: a size is not an int; metrics, penalties or hparams is not a dict; net, loss or make_optimizer is not
+            as described; make_optimizer does not accept a hyperparameter.
         ValueError: steps, a size or eval_every is not positive; the batch is larger than the training part; a
-            part is not a dict with x and y, or its arrays differ in length; a penalty has no hyperparameter, or
+            part is not a dict with x and y alone, or its arrays differ in length; a penalty has no hyperparameter, or
             is not a scalar; a metric is called "loss" or "penalty"; the loss or a metric does not return one value
             per example; `after` is from another network or optimizer.
 
@@ -139,10 +139,14 @@ def make_run(
     if not isinstance(penalties, Mapping | None):
         raise TypeError(f"make_run: penalties={penalties!r}, wanted a dict of functions by name")
     penalties = dict(penalties or {})
-    metrics = check_metrics(metrics)
+    check_network("make_run", net)
+    check_loss("make_run", loss)
+    check_maker("make_run", make_optimizer)
+    metrics = check_metrics("make_run", metrics)
     measures: dict[str, PerExample | Metric] = {"loss": loss, **metrics}
 
     def run(key: chex.PRNGKey, data: Any, hparams: Mapping[str, Any], after: Run | None = None) -> Run:
+        key = as_key("run", key)
         train, held_out = _split_data(data, batch_size)
         strengths, optimizer_hparams = _split_hparams(hparams, penalties)
         optimizer = make_optimizer(**optimizer_hparams)

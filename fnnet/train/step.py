@@ -12,7 +12,10 @@ import optax
 
 from fnnet import check
 from fnnet.layer import Layer, Params, State
-from fnnet.metrics import Metric, PerExample, mean, per_example
+from fnnet.metrics import Metric, PerExample, per_example
+from fnnet.train.arguments import check_loss, check_metrics, check_network, check_optimizer
+from fnnet.train.batches import check_names
+from fnnet.train.norm import euclidean_norm
 
 Batch = Mapping[str, Any]
 
@@ -45,20 +48,6 @@ class TrainingStep(Protocol):
         ...
 
 
-def check_metrics(metrics: Mapping[str, PerExample | Metric] | None) -> dict[str, Metric]:
-    """The metrics by name.
-
-    Raises:
-        TypeError: metrics is not a dict.
-        ValueError: a metric has a name that training uses itself, such as "loss".
-    """
-    if not isinstance(metrics, Mapping | None):
-        raise TypeError(f"metrics={metrics!r}, wanted a dict of functions by name")
-    if reserved := sorted({"loss", "penalty", "gradient_norm"} & set(metrics or {})):
-        raise ValueError(f"metrics has {reserved}, which training reports itself; choose other names")
-    return {name: mean(f, name) for name, f in (metrics or {}).items()}
-
-
 def start(net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey, x: Any) -> TrainState:
     """The state before the first step.
 
@@ -78,6 +67,8 @@ def start(net: Layer, optimizer: optax.GradientTransformation, key: chex.PRNGKey
             step: 0
         )
     """
+    check_network("start", net)
+    check_optimizer("start", optimizer)
     params, state = net.init(key, x)
     return TrainState(params, state, optimizer.init(params), jnp.zeros([], jnp.int32))
 
@@ -116,9 +107,9 @@ def make_step(
         "gradient_norm" if it was asked for.
 
     Raises:
-        TypeError: metrics is not a dict.
+        TypeError: an argument is not as described, such as a function that makes an optimizer.
         ValueError: a metric is called "loss", "penalty" or "gradient_norm"; the loss or a metric does not return one
-            value per example; the penalty is not a scalar.
+            value per example; the penalty is not a scalar; the batch has entries beside x and y.
 
     Example:
         >>> net, optimizer = fn.dense(1), fn.optim.sgd(0.1)
@@ -130,12 +121,17 @@ def make_step(
         >>> bool(metrics["loss"] < 1e-6)
         True
     """
-    metrics = check_metrics(metrics)
+    check_network("make_step", net)
+    check_loss("make_step", loss)
+    check_optimizer("make_step", optimizer)
+    check.flag("make_step", "gradient_norm", gradient_norm)
+    metrics = check_metrics("make_step", metrics)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(
         train_state: TrainState, batch: Batch, key: chex.PRNGKey
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        check_names("make_step: the batch", batch)
         x, y = jax.tree.map(jnp.asarray, (batch["x"], batch["y"]))
 
         def predict(params: Params) -> tuple[Any, State]:
@@ -163,7 +159,7 @@ def make_step(
         batch_metrics = {name: m.result(m.update(m.init(), prediction, y)) for name, m in metrics.items()}
         batch_metrics |= terms
         if gradient_norm:
-            batch_metrics["gradient_norm"] = optax.tree.norm(grads)
+            batch_metrics["gradient_norm"] = euclidean_norm(grads)
 
         def apply_update() -> tuple[Params, optax.OptState]:
             updates, opt_state = optimizer.update(

@@ -4,7 +4,7 @@
     folder/step_000000001200/about.json     versions, leaves, each file's size and SHA-256, what the caller added
 
 Everything is written under a hidden name, and a single rename makes it a checkpoint. If the process is killed at
-any moment, the earlier checkpoints stay as they were. Only one run may write to a folder at a time.
+any moment, the earlier checkpoints stay as they were. Only one run may write to a folder at a time: `fit` locks it.
 """
 
 import json
@@ -98,7 +98,7 @@ def save(
     }
     checkpointer = make_checkpointer("save")
 
-    folder = Path(folder).expanduser().absolute()
+    folder = check.local_path("save", "folder", folder).absolute()
     path = folder / f"step_{step:012d}"
     try:
         earlier = checkpoints(folder)
@@ -153,7 +153,7 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
         >>> fn.train.checkpoint.steps("no/such/folder")
         []
     """
-    return list(checkpoints(Path(folder).expanduser().absolute()))
+    return list(checkpoints(check.local_path("steps", "folder", folder).absolute()))
 
 
 def restore(
@@ -187,7 +187,7 @@ def restore(
     """
     wanted = None if callable(like) else named_leaves("restore", like)
     checkpointer = make_checkpointer("restore")
-    folder = Path(folder).expanduser().absolute()
+    folder = check.local_path("restore", "folder", folder).absolute()
     with raise_together("restore", CheckpointError):
         found = checkpoints(folder)
         if not found:

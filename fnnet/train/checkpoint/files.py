@@ -67,16 +67,20 @@ def verify(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has no about.json, but {names}: it is damaged, or was not written by fnnet"
         ) from None
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:  # brackets in brackets, by the thousand
         raise CheckpointError(f"{path / 'about.json'} is not JSON ({exc}); {damaged}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+    if not isinstance(record, dict) or type(record.get("format")) is not int:
         raise CheckpointError(f"{path / 'about.json'} has no format number: it was not written by fnnet")
     if record["format"] > FORMAT:
         raise CheckpointError(
             f"{path} is of format {record['format']}, written by fnnet {record.get('fnnet')}; this one reads "
             f"format {FORMAT}: install that version, or a later one"
         )
-    if record.get("sha256") != _sha256_of_record(record):
+    try:
+        is_as_written = record.get("sha256") == _sha256_of_record(record) and _has_types(record)
+    except RecursionError:
+        is_as_written = False
+    if not is_as_written:
         raise CheckpointError(f"{path / 'about.json'} has changed since it was written; {damaged}")
     if path.name != f"step_{record['step']:012d}":
         raise CheckpointError(
@@ -94,6 +98,21 @@ def verify(path: Path) -> dict[str, Any]:
                 f"{wanted['sha256'][:12]}...; {damaged}"
             )
     return record
+
+
+def _has_types(record: Mapping[str, Any]) -> bool:
+    """Whether the entries of a record are of the types that `write_record` and `save` give them."""
+    files, leaves = record.get("files"), record.get("leaves")
+    return (
+        type(record.get("step")) is int
+        and isinstance(record.get("about"), dict)
+        and isinstance(files, dict)
+        and all(isinstance(f, dict) and type(f.get("bytes")) is int for f in files.values())
+        and all(isinstance(f.get("sha256"), str) for f in files.values())
+        and isinstance(leaves, list)
+        and all(isinstance(leaf, dict) and {"path", "array"} <= leaf.keys() for leaf in leaves)
+        and all(isinstance(text, str) for leaf in leaves for text in leaf.values())
+    )
 
 
 def suggest_intact(paths: list[Path]) -> str:

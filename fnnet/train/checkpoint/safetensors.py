@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -68,6 +67,7 @@ def save_safetensors(
             "save_safetensors: the package safetensors is missing; pip install safetensors"
         ) from exc
 
+    path = check.local_path("save_safetensors", "path", path)
     metadata = dict(metadata or {})
     if not all(isinstance(text, str) for item in metadata.items() for text in item):
         raise TypeError(
@@ -84,7 +84,7 @@ def save_safetensors(
         flat[name] = np.asarray(leaf, order="C")
     content = save(flat, metadata or None)
 
-    write_atomically(Path(path).expanduser(), lambda part: part.write_bytes(content))
+    write_atomically(path, lambda part: part.write_bytes(content))
 
 
 def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -> Params:
@@ -110,7 +110,8 @@ def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -
             "load_safetensors: the package safetensors is missing; pip install safetensors"
         ) from exc
 
-    content = Path(path).expanduser().read_bytes()
+    path = check.local_path("load_safetensors", "path", path)
+    content = path.read_bytes()
     try:
         entries = sorted(deserialize(content), key=lambda entry: entry[0])
     except SafetensorError as exc:

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from fnnet.layer import Layer, Params, State
@@ -19,6 +18,7 @@ from fnnet.train.devices.processes import all_gather, raise_together
 from fnnet.train.devices.sharding import shard_batch
 from fnnet.train.evaluate import evaluate
 from fnnet.train.fit.source_in_memory import put_on_each_device
+from fnnet.train.norm import euclidean_norm
 from fnnet.train.step import Batch
 
 
@@ -38,7 +38,7 @@ def make_evaluation(
         `(params, state) -> {"valid_loss": ..., "params_norm": ...}`.
     """
     metrics = {name: mean(f, name) for name, f in measures.items()}
-    norm = jax.jit(optax.tree.norm)
+    norm = jax.jit(euclidean_norm)
 
     def to_python(scores: Mapping[str, Any], norm: jax.Array) -> dict[str, Any]:
         scores, norm = jax.device_get((dict(scores), norm))
@@ -55,7 +55,7 @@ def make_evaluation(
         @partial(jax.jit, compiler_options=options())
         def score(params: Params, state: State, part: Any) -> Any:
             scores = evaluate(net, metrics, params, state, part, batch_size, mesh)
-            return scores, optax.tree.norm(params)
+            return scores, euclidean_norm(params)
 
         return lambda params, state: to_python(*score(params, state, part))
 

@@ -4,8 +4,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import chex
@@ -17,23 +17,26 @@ from jax.sharding import Mesh
 
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample
+from fnnet.train.checkpoint import CheckpointError
 from fnnet.train.devices.processes import all_gather, check_same_on_all_processes, raise_together
 from fnnet.train.devices.sharding import Rules
 from fnnet.train.fit.diagnose import name_bad_number, not_finite_in, warn_of_trouble
 from fnnet.train.fit.evaluation import make_row
 from fnnet.train.fit.fit_run import FitRun
 from fnnet.train.fit.guarded_step import Augment, split_keys
+from fnnet.train.fit.identity import run_identity
 from fnnet.train.fit.interrupt import interruptible
 from fnnet.train.fit.journal import Journal
 from fnnet.train.fit.learning_rate import read_learning_rate, with_scale
-from fnnet.train.fit.pace import next_steps_per_call, steps_in_call
+from fnnet.train.fit.pace import next_steps_per_call, seconds_since, steps_in_call
 from fnnet.train.fit.program import Program, make_program
 from fnnet.train.fit.results import DivergedError, Evaluation, Fitted
-from fnnet.train.fit.saving import checkpoint_due, has_checkpoint, restore_run, run_identity, save_run
+from fnnet.train.fit.saving import checkpoint_due, has_checkpoint, restore_run, save_run
 from fnnet.train.fit.settings import Plan, Settings, check_settings, make_plan
 from fnnet.train.fit.source import Source, check_stream_is_long_enough, make_source
 from fnnet.train.fit.stopping import still_stopped, stop_reason
 from fnnet.train.history import append_line, join_chunks, rows_to_columns, write_lines
+from fnnet.train.lock import locked
 from fnnet.train.progress import progress_bar
 
 RECENT = 10  # with not_finite="skip", fit gives up when no loss of this many calls is finite
@@ -92,15 +95,16 @@ def fit(
         batch_size: examples per batch, where train is a dict; 32 by default. Each epoch is a permutation of the
             examples. Those left over at its end, fewer than a batch, are different ones each time.
         learning_rate: a number or a schedule, for an `optimizer` that is a function.
-        key: a PRNG key, or the seed of one. The same key gives the same bits.
-        initial: (params, state) to start with, such as those of a pretrained network; by default they are drawn with
-            the key.
+        key: a PRNG key, or its seed, from 0 to 2**32 - 1. The same key gives the same bits.
+        initial: (params, state) to start with, such as those of a pretrained network, in the shapes and dtypes that
+            init gives; by default they are drawn with the key.
 
         metrics: functions of the form of a loss, or `fn.metrics.Metric`s, by name.
         penalty: function of the params that is added to the loss.
         class_weights: float[classes], see `fn.losses.class_weighted`; in training only.
         augment: pure function `(key, batch) -> batch`; in training only.
-        accumulate: batches per update, see `fn.optim.accumulate`.
+        accumulate: batches per update, see `fn.optim.accumulate`. Batches left over at the end wait in the optimizer's
+            state: they are part of the next update if the run is resumed with more steps.
         dtype: to compute in, such as `jnp.bfloat16`; params and optimizer stay in float32, see `fn.cast`.
 
         eval_every: steps from one evaluation to the next. By default an epoch, or a tenth of the steps where the
@@ -115,9 +119,11 @@ def fit(
             valid) stops falling. It counts evaluations.
         callbacks: functions of an `Evaluation`, called after each evaluation. One that returns True ends the training.
 
-        folder: for checkpoints and history.jsonl, which has one line per evaluation. None: no files.
+        folder: for checkpoints and history.jsonl, which has one line per evaluation. None: no files. It is on this
+            machine's file system, and locked while the run goes on.
         resume: True resumes from the last checkpoint in the folder, and ends with the same bits as a run that was
-            never stopped. "auto" does so if there is one. False requires a folder without checkpoints.
+            never stopped. "auto" does so if there is one. False requires a folder without checkpoints. Whatever changes
+            the numbers must be as it was; there may be more steps or epochs.
         checkpoint_every: steps from one checkpoint to the next. By default, saving takes about a hundredth of the
             time. There is always one at the end.
         progress: None: a bar, if stderr is a terminal and rich is installed (`pip install rich`), or in a notebook;
@@ -131,7 +137,7 @@ def fit(
 
         not_finite: "stop" raises DivergedError at the first loss that is not finite, before its update. "skip" leaves
             out updates whose loss or gradient is not finite, and counts them.
-        largest_norm: a gradient with a larger Euclidean norm is treated like one that is not finite.
+        largest_norm: a gradient with a larger Euclidean norm is treated like one that is not finite; positive.
         debug: check the output of every layer at every step, and stop at the first NaN, even if it does not reach the
             loss. This is a few hundred times slower.
 
@@ -141,6 +147,7 @@ def fit(
         - "train_loss", "train_accuracy", ...: float[steps], means over the batch of each step, as in `make_run`;
         - "eval_step", "epoch", "seconds", "examples_per_second", "learning_rate", "params_norm", "valid_loss",
           "valid_accuracy", ...: float[evaluations]; with not_finite="skip" also "skipped", the steps left out so far.
+          The learning rate is that of the next update; steps left out do not count.
 
         A line of history.jsonl has the latter, and the means of the "train_" values since the line before. Ctrl-C ends
         the training after the current steps, with a checkpoint if there is a folder; a second one interrupts at once.
@@ -150,13 +157,14 @@ def fit(
         DivergedError: a FloatingPointError that names the step and the layer at fault; its `fitted` has what was
             reached.
         CheckpointError: resume is False and the folder has a checkpoint; or resume is True and the folder has none,
-            or one that is damaged, of a newer version, or of another network, optimizer, key or data.
+            or one that is damaged, of a newer version, or of another network, loss, optimizer, key or data; or another
+            run is using the folder.
         OSError: a file cannot be written or read; the last checkpoint stays intact.
         ImportError: `folder` without orbax; or progress=True without rich, outside a notebook.
 
     Warns:
         TrainingWarning: the loss is the same at the first three evaluations; or the norm of the params has grown a
-            thousandfold.
+            thousandfold; or a checkpoint is of another release of JAX, so that its program cannot be compared.
 
     Example:
         >>> data = fn.data.split(fn.data.two_moons(jax.random.key(0), 300))
@@ -184,20 +192,49 @@ def fit(
     source = make_source(train, batch_size, settings.mesh, debug)
     plan = make_plan(settings, source.steps_per_epoch)
     check_stream_is_long_enough(train, plan.steps)
+    if settings.folder is not None and not source.has_position:
+        raise ValueError(
+            "fit: train's iterator has no get_state and set_state, so a checkpoint could not say where it is in the "
+            "data; wanted fn.data.stream or a grain dataset, or no folder="
+        )
 
-    # The compiled program, and the run, which begins or resumes.
+    # The compiled program, and what must be the same where the run resumes.
     program = make_program(settings, source)
-    identity = run_identity(settings, plan, source)
+    parts = None if settings.folder is None else program.parts()
+    identity = run_identity(settings, plan, source.identity, parts)
     _check_same_on_all_processes(settings, plan, identity)
-    run = _begin_or_resume(settings, plan, source, program, identity)
+
+    with interruptible() as signals, _folder_locked(settings):
+        run = _begin_or_resume(settings, plan, source, program, identity)
+        _train(run, settings, plan, source, program, identity, signals)
+    if run.journal.stopped == "interrupted" and jax.process_index() == 0:
+        how = (
+            f"fit(..., folder={str(settings.folder)!r}, resume=True) resumes there"
+            if settings.folder
+            else "nothing was saved"
+        )
+        print(f"fit: stopped at step {run.step:,} of {plan.steps:,}; {how}", file=sys.stderr)
+    return _fitted(run, patience, run.journal.stopped)
+
+
+def _train(
+    run: FitRun,
+    settings: Settings,
+    plan: Plan,
+    source: Source,
+    program: Program,
+    identity: Mapping[str, Any],
+    signals: Sequence[int],
+) -> None:
+    """Trains until the run's journal says why it stopped. `signals` has one where Ctrl-C was pressed."""
     journal, pace = run.journal, run.pace
+    checkpoint_every, patience, debug = settings.checkpoint_every, settings.patience, settings.debug
     batch_examples = jax.tree.leaves(source.shapes)[0].shape[0]
     is_first = jax.process_index() == 0  # of several processes, the one that prints and writes the history
+    if not journal.stopped and all_gather([bool(signals)]).any():  # before the first step
+        journal.stopped = "interrupted"
 
-    with (
-        interruptible() as signals,
-        progress_bar(progress if is_first else False, plan.steps, run.step) as show,
-    ):
+    with progress_bar(settings.progress if is_first else False, plan.steps, run.step) as show:
         while run.step < plan.steps and not journal.stopped:
             began = time.perf_counter()
 
@@ -214,7 +251,7 @@ def fit(
             run.loop, measured = program.advance(run.loop, n)
             run.step = int(run.loop.now.step)
             journal.chunks.append(measured)
-            call_seconds = time.perf_counter() - began
+            call_seconds = seconds_since(began)
             journal.seconds += call_seconds
             if bool(run.loop.halted):
                 raise _diverged(name_bad_number(measured), run, program, patience)
@@ -227,8 +264,8 @@ def fit(
                     if settings.folder is not None and is_first:
                         append_line(settings.folder / "history.jsonl", row)
                     warn_of_trouble(journal.rows)
-                    callback_stops = _call_back(callbacks, run, row)
-            pace.unsaved_seconds += time.perf_counter() - began
+                    callback_stops = _call_back(settings.callbacks, run, row)
+            pace.unsaved_seconds += seconds_since(began)
 
             # Decide why to stop. Clocks, callbacks and signals differ between processes, but all must do the same: one
             # that stops, or the slowest, decides for all.
@@ -255,14 +292,19 @@ def fit(
             speed = n * batch_examples / call_seconds
             show(run.step, epoch, _shown_numbers(measured, journal.rows, evaluated, speed), report=evaluated)
 
-    if journal.stopped == "interrupted" and is_first:
-        how = (
-            f"fit(..., folder={str(settings.folder)!r}, resume=True) resumes there"
-            if settings.folder
-            else "nothing was saved"
-        )
-        print(f"fit: stopped at step {run.step:,} of {plan.steps:,}; {how}", file=sys.stderr)
-    return _fitted(run, patience)
+
+@contextmanager
+def _folder_locked(settings: Settings) -> Iterator[None]:
+    """The folder, made and locked, so that no other run writes to it. Of several processes the first one holds it."""
+    folder = settings.folder
+    if folder is None:
+        yield
+        return
+    with ExitStack() as stack:
+        with raise_together("fit", CheckpointError):
+            if jax.process_index() == 0:
+                stack.enter_context(locked("fit", folder, CheckpointError))
+        yield
 
 
 def _check_same_on_all_processes(settings: Settings, plan: Plan, identity: Mapping[str, Any]) -> None:
@@ -286,11 +328,6 @@ def _begin_or_resume(
 ) -> FitRun:
     """The run at its first step, or at that of the folder's last checkpoint; the folder is ready to be written to."""
     folder, plateau = settings.folder, settings.reduce_on_plateau
-    if folder is not None and not source.has_position:
-        raise ValueError(
-            "fit: train's iterator has no get_state and set_state, so a checkpoint could not say where it is in the "
-            "data; wanted fn.data.stream or a grain dataset, or no folder="
-        )
     before = None if plateau is None else plateau.init({})
     resumes = folder is not None and has_checkpoint(folder, settings.resume)
     if resumes:
@@ -308,7 +345,6 @@ def _begin_or_resume(
         run.journal.stopped = ""
     with raise_together("fit"):
         if folder is not None and jax.process_index() == 0:
-            _make_folder(folder)
             write_lines(folder / "history.jsonl", run.journal.rows)  # without those after the checkpoint
     if not resumes:
         _save(run, settings, source, program, identity)  # a disk that is full is found now, not after hours
@@ -333,8 +369,9 @@ def _evaluate(
     began = time.perf_counter()
     scores = program.evaluate(run.loop.now.params, run.loop.now.state)
     if not math.isfinite(scores["params_norm"]):
-        raise _diverged(f"the norm of the params is {scores['params_norm']}", run, program, settings.patience)
-    journal.seconds += time.perf_counter() - began
+        what = f"the norm of the params is {scores['params_norm']}"
+        raise _diverged(what, run, program, settings.patience, left_out=False)
+    journal.seconds += seconds_since(began)
 
     examples = (run.step - before["step"]) * jax.tree.leaves(source.shapes)[0].shape[0]
     row = make_row(
@@ -345,7 +382,7 @@ def _evaluate(
         learning_rate=read_learning_rate(
             run.loop.now.opt_state,
             settings.learning_rate,
-            run.step // settings.accumulate,
+            (run.step - int(run.loop.skipped)) // settings.accumulate,  # the optimizer's own count
             settings.reduce_on_plateau is not None,
         ),
         measured=measured,
@@ -403,8 +440,8 @@ def _shown_numbers(
     return shown | {"examples/s": speed}
 
 
-def _fitted(run: FitRun, patience: int | None) -> Fitted:
-    """The result, of a run that ended or diverged."""
+def _fitted(run: FitRun, patience: int | None, stopped: str) -> Fitted:
+    """The result of a run that stopped, or diverged."""
     journal = run.journal
     returned = run.loop.now if patience is None or journal.best is None else journal.best
     steps = {f"train_{name}": values for name, values in join_chunks(journal.chunks).items()}
@@ -413,29 +450,27 @@ def _fitted(run: FitRun, patience: int | None) -> Fitted:
         returned.state,
         rows_to_columns(journal.rows) | steps,
         journal.best,
-        journal.stopped or "finished",
+        stopped,
         run.loop.now,
     )
 
 
-def _diverged(what: str, run: FitRun, program: Program, patience: int | None) -> DivergedError:
+def _diverged(
+    what: str, run: FitRun, program: Program, patience: int | None, left_out: bool = True
+) -> DivergedError:
     """The error for a run that diverged: what is wrong, where it comes from, and what may help."""
     where = program.find_fault(run.loop, run.step)
-    left_out = (
-        "That update was left out"
-        if not not_finite_in(run.loop.now.params)
-        else "The update before it caused this: its gradient was not finite, or it overflowed in the optimizer"
-    )
+    if not_finite_in(run.loop.now.params):
+        why = (
+            "The update before it caused this: its gradient was not finite, or it overflowed in the optimizer"
+        )
+    elif left_out:
+        why = "That update was left out"
+    else:
+        why = "The params are finite, but too large"
     error = DivergedError(
-        f"fit: at step {run.step} {what}{': ' + where if where else ''}. {left_out}. A lower learning rate, "
+        f"fit: at step {run.step} {what}{': ' + where if where else ''}. {why}. A lower learning rate, "
         'fn.optim.clip_by_global_norm or not_finite="skip" may help'
     )
-    error.fitted = _fitted(run, patience)
+    error.fitted = _fitted(run, patience, "diverged")
     return error
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, f"fit: cannot make the folder {folder}: {error.strerror}") from error

@@ -1,13 +1,13 @@
 """One guarded step of `fit`, which looks at its own loss, and many of them as one program."""
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from fnnet.train.arguments import as_key
 from fnnet.train.batches import next_batch
 from fnnet.train.compiler import options
 from fnnet.train.step import Batch, TrainState
@@ -40,8 +40,7 @@ GuardedStep = Callable[[LoopState, Batch, Keys], tuple[LoopState, dict[str, jax.
 
 def split_keys(key: chex.PRNGKey | int) -> Keys:
     """The keys of a run, from one key or from the seed of one."""
-    key = jax.random.key(int(key)) if isinstance(key, Integral) else key
-    return jax.jit(_split, compiler_options=options())(key)
+    return jax.jit(_split, compiler_options=options())(as_key("fit", key))
 
 
 def _split(key: chex.PRNGKey) -> Keys:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from fnnet.optim.wrappers.accumulate import accumulate as accumulate_gradients
+from fnnet.train.arguments import check_optimizer
 from fnnet.train.step import TrainState
 
 
@@ -26,20 +27,23 @@ def make_optimizer(
         TypeError: the optimizer is neither an optimizer nor a function that makes one, or does not go with
             learning_rate.
     """
-    if isinstance(optimizer, optax.GradientTransformation):
+    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
         if learning_rate is not None:
             raise TypeError(
                 "fit: learning_rate is for a function that makes an optimizer, such as fn.optim.adam; "
                 "fn.optim.adam(1e-3) already has one: leave out learning_rate="
             )
     elif not callable(optimizer):
-        raise TypeError(f"fit: optimizer={optimizer!r}, wanted an optimizer such as fn.optim.adam(1e-3)")
+        check_optimizer("fit", optimizer)
     elif learning_rate is None:
+        name = getattr(optimizer, "__name__", repr(optimizer))
         raise TypeError(
-            f"fit: {optimizer!r} is a function that makes an optimizer: pass learning_rate=, or call it first"
+            f"fit: optimizer is {name}, a function that makes an optimizer: pass learning_rate=, or call it: "
+            f"{name}(1e-3)"
         )
     else:
         optimizer = optimizer(learning_rate=learning_rate)
+        check_optimizer("fit", optimizer)
     if accumulate > 1:
         optimizer = accumulate_gradients(optimizer, accumulate)
     return optimizer if reduce_on_plateau is None else optax.chain(optimizer, scale_updates())
@@ -73,7 +77,7 @@ def read_learning_rate(
     Args:
         opt_state: the optimizer's state.
         learning_rate: as given to `fit`: a number, a schedule or None.
-        updates: updates so far.
+        updates: updates so far, without those that were left out.
         reduces_on_plateau: whether the state is that of an optimizer with `scale_updates`.
     """
     scale = float(opt_state[1].scale) if reduces_on_plateau else 1.0

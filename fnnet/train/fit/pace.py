@@ -1,5 +1,6 @@
 """How many steps one call of the compiled program takes."""
 
+import time
 from dataclasses import dataclass
 
 CALL_SECONDS = 0.2  # what a call should take: Ctrl-C and the progress bar wait for its end
@@ -13,6 +14,11 @@ class Pace:
     steps_per_call: int = 1
     saving_seconds: float = 1.0  # what the last checkpoint took
     unsaved_seconds: float = 0.0  # since then
+
+
+def seconds_since(began: float) -> float:
+    """The seconds since then by `time.perf_counter`; a nanosecond at least, should the clock stand still or go back."""
+    return max(time.perf_counter() - began, 1e-9)
 
 
 def steps_in_call(

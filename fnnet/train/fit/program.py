@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from fnnet import check
 from fnnet.layer import Params, State
 from fnnet.losses import class_weighted
+from fnnet.train.checkpoint.arrays import describe_leaf, differences
 from fnnet.train.compiler import options
 from fnnet.train.devices.processes import local_copy
 from fnnet.train.devices.sharding import shardings
 from fnnet.train.fit.diagnose import find_nonfinite
 from fnnet.train.fit.evaluation import make_evaluation
 from fnnet.train.fit.guarded_step import IsBad, Keys, LoopState, make_guarded_step
+from fnnet.train.fit.identity import program_parts
 from fnnet.train.fit.learning_rate import make_optimizer
 from fnnet.train.fit.settings import Settings
 from fnnet.train.fit.source import Source
@@ -34,6 +37,7 @@ class Program:
     ]  # (state, steps) -> (state, numbers)
     evaluate: Callable[[Params, State], dict[str, Any]]
     find_fault: Callable[[LoopState, int], str]  # (state, step) -> where that step goes wrong, or ""
+    parts: Callable[[], dict[str, str]]  # digests of what it computes
 
 
 def make_program(settings: Settings, source: Source) -> Program:
@@ -57,6 +61,8 @@ def make_program(settings: Settings, source: Source) -> Program:
         gradient_norm=settings.measures_gradient_norm,
         skip_if=is_bad,
     )
+    # Inline, it is traced once for the digest and for the program, and leaves no trace in it.
+    step = jax.jit(step, inline=True)
     guarded_step = make_guarded_step(step, is_bad, settings.skips_bad_steps, augment)
 
     # The first state: its shapes, where each array is, and how it is computed.
@@ -71,6 +77,8 @@ def make_program(settings: Settings, source: Source) -> Program:
         return LoopState(now, order, skipped=jnp.zeros([], jnp.int32), halted=jnp.zeros([], bool))
 
     initial = settings.initial
+    if initial is not None:
+        _check_initial(initial, jax.eval_shape(begin, keys, source.order, None).now)
     shapes = jax.eval_shape(begin, keys, source.order, initial)
     placed = None
     if mesh is not None:
@@ -103,7 +111,30 @@ def make_program(settings: Settings, source: Source) -> Program:
             net, {"loss": settings.loss, **settings.metrics}, settings.valid, settings.eval_batch_size, mesh
         ),
         find_fault=find_fault,
+        parts=lambda: program_parts(settings, loss, step, shapes, source.shapes),
     )
+
+
+def _check_initial(initial: Any, drawn: TrainState) -> None:
+    """Raises unless the params and state to start with have the shapes and dtypes of those that init draws."""
+    if not isinstance(initial, list | tuple) or len(initial) != 2:
+        raise TypeError(f"fit: initial is {check.describe(initial)}, wanted a pair (params, state)")
+
+    def described(tree: Any) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): describe_leaf(
+                jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a))
+            )
+            for path, a in leaves
+        }
+
+    for name, got, wanted in zip(("params", "state"), initial, (drawn.params, drawn.state), strict=True):
+        if differs := differences(described(got), described(wanted)):
+            raise ValueError(
+                f"fit: initial is of another network, or for another input: of its {name} {differs}. Pass those of "
+                "this network, in the dtypes that its init gives them"
+            )
 
 
 def make_is_bad(largest_norm: float | None) -> IsBad:

@@ -44,7 +44,7 @@ class Fitted(NamedTuple):
     state: State  # the layers' own that belong to them
     history: dict[str, np.ndarray]
     best: Best | None  # None without `valid`
-    stopped: str  # "finished", "patience", "callback" or "interrupted"
+    stopped: str  # "finished", "patience", "callback", "interrupted"; of a DivergedError's result "diverged"
     now: TrainState  # after the last step, with the optimizer's state
 
     def __repr__(self) -> str:

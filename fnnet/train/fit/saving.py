@@ -5,16 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from fnnet.train import checkpoint
+from fnnet.train.checkpoint.arrays import DTYPES
 from fnnet.train.devices.processes import all_gather
 from fnnet.train.fit.fit_run import FitRun
+from fnnet.train.fit.identity import check_identity
 from fnnet.train.fit.journal import Journal
+from fnnet.train.fit.pace import seconds_since
 from fnnet.train.fit.results import Best
-from fnnet.train.fit.settings import Plan, Settings
 from fnnet.train.fit.source import Source
+from fnnet.train.fit.stopping import REASONS
 from fnnet.train.history import for_json, from_json, join_chunks
 
 SAVING_SHARE = 0.01  # of the time, for checkpoints, where it is not said how often to save
@@ -40,22 +42,6 @@ def checkpoint_due(
 def checkpoints_of(folder: Path) -> Path:
     """Where the checkpoints of a run's folder are."""
     return folder / "checkpoints"
-
-
-def run_identity(settings: Settings, plan: Plan, source: Source) -> dict[str, Any]:
-    """What must be the same where a run resumes, for JSON: data, key, and what changes the numbers in the history."""
-    return source.identity | {
-        "key": np.asarray(jax.random.key_data(settings.keys.init)).tolist(),
-        "accumulate": int(settings.accumulate),
-        "not_finite": settings.not_finite,
-        "measures": [
-            "loss",
-            *settings.metrics,
-            *(["penalty"] if settings.penalty else []),
-            *(["gradient_norm"] if settings.measures_gradient_norm else []),
-        ],
-        "monitor": [plan.monitor, plan.maximize] if settings.keeps_best else None,
-    }
 
 
 def has_checkpoint(folder: Path, resume: bool | str) -> bool:
@@ -110,7 +96,31 @@ def save_run(folder: Path, run: FitRun, identity: Mapping[str, Any], source: Sou
         "stopped": journal.stopped,
     }
     checkpoint.save(checkpoints_of(folder), run.step, arrays, about)
-    run.pace.saving_seconds = time.perf_counter() - began
+    run.pace.saving_seconds = seconds_since(began)
+
+
+def _check_about(checkpoints: Path, about: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless it has what `save_run` writes."""
+    best, position, rows, steps = (about.get(name) for name in ("best", "position", "rows", "steps"))
+    number = int | float | None
+    if not (
+        isinstance(about.get("settings"), dict)
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) and type(row.get("step")) is int for row in rows)
+        and all(isinstance(value, number | list) for row in rows for value in row.values())
+        and isinstance(steps, dict)
+        and all(isinstance(v, list) and [type(part) for part in v] == [int, str] for v in steps.values())
+        and all(n >= 0 and dtype in DTYPES.split() for n, dtype in steps.values())
+        and (best is None or (isinstance(best, dict) and type(best.get("step")) is int))
+        and (best is None or isinstance(best.get("value"), number))
+        and (position is None or (isinstance(position, dict) and type(position.get("passes")) is int))
+        and type(about.get("waited")) is int
+        and isinstance(about.get("seconds"), int | float)
+        and about.get("stopped") in REASONS
+    ):
+        raise checkpoint.CheckpointError(
+            f"fit: the last checkpoint in {checkpoints} is not one of fit, or its about.json is damaged"
+        )
 
 
 def restore_run(
@@ -132,34 +142,26 @@ def restore_run(
     checkpoints = checkpoints_of(folder)
 
     def shapes_of(about: Mapping[str, Any]) -> Any:
-        saved = about.get("settings") or {}
-        if saved != identity:
-            differences = [
-                f"{name} was {saved.get(name)}, and is {identity[name]}"
-                for name in identity
-                if saved.get(name) != identity[name]
-            ]
-            raise checkpoint.CheckpointError(
-                f"fit: {checkpoints} is of another run: {'; '.join(differences)}"
-            )
+        _check_about(checkpoints, about)
+        check_identity(checkpoints, about["settings"], identity)
         history = {name: np.empty(n, dtype) for name, (n, dtype) in about["steps"].items()}
         best = None if about["best"] is None else (shapes.now.params, shapes.now.state)
         return {"loop": shapes, "best": best, "plateau": plateau, "history": history}
 
     try:
         restored, about = checkpoint.restore(checkpoints, shapes_of)
+        journal = Journal(
+            rows=from_json(about["rows"]),
+            since_best=about["waited"],
+            plateau=restored["plateau"],
+            seconds=about["seconds"],
+            stopped=about["stopped"],
+        )
     except checkpoint.CheckpointError as error:
         error.add_note(
             f"fit resumes from the last checkpoint: for an earlier one, move later ones out of {checkpoints}"
         )
         raise
-    journal = Journal(
-        rows=from_json(about["rows"]),
-        since_best=about["waited"],
-        plateau=restored["plateau"],
-        seconds=about["seconds"],
-        stopped=about["stopped"],
-    )
     evaluated = journal.rows[-1]["step"] if journal.rows else 0
     if history := restored["history"]:  # empty at step 0
         journal.chunks = [{name: values[:evaluated] for name, values in history.items()}]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,11 +13,12 @@ from fnnet import check
 from fnnet.data.dataset import Dataset
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import PerExample
+from fnnet.train.arguments import check_loss, check_metrics, check_network
+from fnnet.train.batches import check_names
 from fnnet.train.devices.sharding import Rules, with_auto_axes
 from fnnet.train.fit.guarded_step import Augment, Keys
 from fnnet.train.history import more_is_better
 from fnnet.train.progress import choose_display
-from fnnet.train.step import check_metrics
 from fnnet.wrappers import cast
 
 
@@ -89,10 +89,20 @@ class Plan:
 def check_settings(asked: Settings) -> Settings:
     """The settings in the form in which the rest of `fit` uses them, or an error that says what is wrong."""
     _check_numbers(asked)
+    _check_flags(asked)
     _check_not_traced(asked)
+    check_network("fit", asked.net)
+    check_loss("fit", asked.loss)
     for name, part in (("train", asked.train), ("valid", asked.valid)):
         if isinstance(part, Dataset):
             raise TypeError(f"fit: {name} is a Dataset, wanted one part of it: pass data.{name}")
+        if part is not None and (hasattr(part, "shape") or _is_pair(part)):
+            check_names(f"fit: {name}", part)
+    for name, wanted in (("penalty", "params -> scalar"), ("augment", "(key, batch) -> batch")):
+        if (f := getattr(asked, name)) is not None and not callable(f):
+            raise TypeError(f"fit: {name}={f!r}, wanted a function {wanted}")
+    if not isinstance(asked.callbacks, Sequence) or not all(map(callable, asked.callbacks)):
+        raise TypeError(f"fit: callbacks={asked.callbacks!r}, wanted a list of functions of an Evaluation")
     if hasattr(asked.valid, "__next__"):
         raise ValueError(
             "fit: valid has no batches left after one evaluation, since it is an iterator; wanted an iterable that "
@@ -104,8 +114,8 @@ def check_settings(asked: Settings) -> Settings:
     return replace(
         asked,
         net=asked.net if asked.dtype is None else cast(asked.net, asked.dtype),
-        metrics=check_metrics(asked.metrics),
-        folder=None if asked.folder is None else Path(asked.folder).expanduser(),
+        metrics=check_metrics("fit", asked.metrics),
+        folder=None if asked.folder is None else check.local_path("fit", "folder", asked.folder),
         mesh=mesh,
     )
 
@@ -113,6 +123,11 @@ def check_settings(asked: Settings) -> Settings:
 def make_plan(settings: Settings, steps_per_epoch: int | None) -> Plan:
     """The plan, where the length of an epoch is known or None."""
     steps, eval_every = resolve_length(steps_per_epoch, settings.epochs, settings.steps, settings.eval_every)
+    if steps < settings.accumulate:
+        raise ValueError(
+            f"fit: accumulate={settings.accumulate} and {steps} steps in all, wanted at least as many steps: there "
+            "would be no update"
+        )
     monitor, maximize = resolve_monitor(
         settings.monitor, settings.maximize, list(settings.metrics), has_valid=settings.valid is not None
     )
@@ -139,15 +154,14 @@ def resolve_monitor(
     parts = ["train", "valid"] if has_valid else ["train"]
     known = [f"{part}_{name}" for part in parts for name in ("loss", *metrics)]
     monitor = monitor or f"{parts[-1]}_loss"
-    if monitor not in known:
-        raise ValueError(f"fit: monitor={monitor!r}, wanted one of {', '.join(known)}")
+    check.one_of("fit", "monitor", monitor, known)
     maximize = more_is_better(monitor) if maximize is None else maximize
     if maximize is None:
         raise ValueError(
             f"fit: monitor={monitor!r}, whose name does not say whether more is better: pass maximize=True or "
             "maximize=False"
         )
-    return monitor, bool(maximize)
+    return monitor, maximize
 
 
 def _check_numbers(asked: Settings) -> None:
@@ -158,18 +172,33 @@ def _check_numbers(asked: Settings) -> None:
             check.is_positive("fit", name, getattr(asked, name))
     check.is_positive("fit", "eval_batch_size", asked.eval_batch_size)
     check.is_positive("fit", "accumulate", asked.accumulate)
-    if asked.largest_norm is not None and not asked.largest_norm > 0:
-        raise ValueError(f"fit: largest_norm={asked.largest_norm}, wanted more than 0")
-    if asked.not_finite not in ("stop", "skip"):
-        raise ValueError(f'fit: not_finite={asked.not_finite!r}, wanted "stop" or "skip"')
-    if asked.resume not in (True, False, "auto"):
-        raise ValueError(f'fit: resume={asked.resume!r}, wanted True, False or "auto"')
-    if asked.folder is None and (asked.resume or asked.checkpoint_every):
-        raise ValueError("fit: resume and checkpoint_every need a folder; pass folder=")
+    if asked.largest_norm is not None:
+        check.number("fit", "largest_norm", asked.largest_norm, "(0, inf]")
+    if asked.learning_rate is not None and not callable(asked.learning_rate):
+        check.number("fit", "learning_rate", asked.learning_rate)
     if asked.dtype is not None and jnp.dtype(asked.dtype) == jnp.float16:
         raise ValueError(
             "fit: dtype=float16 needs loss scaling, which fit does not have; wanted jnp.bfloat16"
         )
+
+
+def _check_flags(asked: Settings) -> None:
+    check.flag("fit", "debug", asked.debug)
+    for name in ("progress", "maximize"):
+        if getattr(asked, name) is not None:
+            check.flag("fit", name, getattr(asked, name))
+    check.one_of("fit", "not_finite", asked.not_finite, ("stop", "skip"))
+    if isinstance(asked.resume, str):
+        check.one_of("fit", "resume", asked.resume, (True, False, "auto"))
+    elif not isinstance(asked.resume, bool):
+        raise TypeError(f"fit: resume={asked.resume!r}, wanted True, False or 'auto'")
+    if asked.folder is None and (asked.resume or asked.checkpoint_every):
+        raise ValueError("fit: resume and checkpoint_every need a folder; pass folder=")
+
+
+def _is_pair(part: Any) -> bool:
+    """Whether x and y were given as (x, y), rather than a list of batches."""
+    return isinstance(part, list | tuple) and len(part) == 2 and all(hasattr(a, "shape") for a in part)
 
 
 def _check_not_traced(asked: Settings) -> None:

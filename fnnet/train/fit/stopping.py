@@ -2,6 +2,8 @@
 
 import math
 
+REASONS = ("patience", "callback", "finished", "interrupted", "")  # "" while training continues
+
 
 def stop_reason(
     step: int,

@@ -4,8 +4,8 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
+from fnnet import check
 from fnnet.train.fit.results import Evaluation
 
 
@@ -33,7 +33,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> Callable[[Evaluation], None]:
         raise ImportError(
             "tensorboard: tensorboardX, which writes the files, is not installed: pip install tensorboardX"
         ) from exc
-    folder = Path(folder)
+    folder = check.local_path("tensorboard", "folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Not tensorboardX's SummaryWriter: its thread may write the last numbers after the program has ended, or never.
     writer = EventsWriter(str(folder / "events"))

@@ -1,8 +1,6 @@
 """A sweep on disk: its settings, and one file for each chunk of trials that has finished."""
 
-import hashlib
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,13 +13,19 @@ import numpy as np
 
 from fnnet import check
 from fnnet.atomic import write_atomically
+from fnnet.train.fingerprint import digest, fingerprint
 from fnnet.train.sweep.plan import Plan
-from fnnet.train.sweep.program import to_numpy
 from fnnet.train.sweep.settings import Settings
 from fnnet.train.sweep.trials import Space
 
 SETTINGS = "sweep.json"
-PLANNED = {"chunk", "mapping", "why", "program"}  # settings that the plan adds
+PLANNED = {"chunk": int, "mapping": str, "why": str, "program": str}  # settings that the plan adds
+# Settings that are digests, as a message says that they differ.
+DIGESTS = {
+    "hparams": "the trials are others",
+    "data": "data has other numbers",
+    "program": "run (its network, loss, optimizer or steps) is another one",
+}
 
 
 def describe_request(
@@ -56,7 +60,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "chunk": plan.chunk,
         "mapping": plan.mapping,
         "why": plan.why,
-        "program": fingerprint(plan.program.traced),
+        "program": fingerprint(plan.program.traced.jaxpr),
     }
 
 
@@ -69,15 +73,18 @@ def read_settings(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | 
     path = folder / SETTINGS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not found.keys() >= PLANNED:
+        if not isinstance(found, dict) or not found.keys() >= PLANNED.keys():
             raise ValueError("it lacks settings")
+        for name, kind in PLANNED.items():
+            if type(found[name]) is not kind:
+                raise ValueError(f"{name} is {_short(found[name])}")
     except FileNotFoundError:
         if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise ValueError(
                 f"sweep: {folder} has files in it and no {SETTINGS}, wanted a new folder, or that of a sweep"
             ) from None
         return None
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:  # brackets in brackets, by the thousand
         raise ValueError(f"sweep: {path} is damaged ({exc}); use a new folder") from exc
     _compare(folder, found, request)
     return found
@@ -97,7 +104,7 @@ def write_settings(
 
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     differ = [
-        f"{name} was {_short(found.get(name))} and is {_short(value)}"
+        DIGESTS.get(name) or f"{name} was {_short(found.get(name))} and is {_short(value)}"
         for name, value in wanted.items()
         if found.get(name) != value
     ]
@@ -146,23 +153,6 @@ def read_chunk(folder: Path, name: str, like: Any) -> Any:
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
         raise ValueError(f"sweep: {path} is damaged ({exc}); delete it to run its trials again") from exc
     return jax.tree.unflatten(jax.tree.structure(like), arrays.values())
-
-
-def fingerprint(traced: Any) -> str:
-    """A digest of what a program computes and of its constants. It leaves out addresses, which processes differ in."""
-    closed = traced.jaxpr
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(closed))
-    return digest((np.frombuffer(text.encode(), np.uint8), list(closed.consts)))
-
-
-def digest(tree: Any) -> str:
-    """A digest of the arrays of a tree, and of its structure."""
-    leaves, structure = jax.tree.flatten(tree)
-    sha = hashlib.sha256(str(structure).encode())
-    for leaf in map(to_numpy, leaves):
-        sha.update(f"{leaf.dtype}{leaf.shape}".encode())
-        sha.update(np.ascontiguousarray(leaf).view(np.uint8).data if leaf.size else b"")
-    return sha.hexdigest()[:16]
 
 
 def _is_extended(dtype: Any) -> bool:

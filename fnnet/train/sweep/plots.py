@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fnnet import check
 from fnnet.atomic import write_atomically
 from fnnet.train.sweep.results import Sweep
 
@@ -29,6 +30,7 @@ def parallel_coordinates(swept: Sweep, path: str | os.PathLike[str]) -> None:
         ImportError: matplotlib is not installed.
         ValueError: a hyperparameter is an array.
     """
+    path = check.local_path("parallel_coordinates", "path", path)
     figure, plt = _figure("parallel_coordinates", 1, 6.4)
     values, score, good = _columns("parallel_coordinates", swept)
     axes = figure.add_subplot()
@@ -93,6 +95,7 @@ def sensitivity(swept: Sweep, path: str | os.PathLike[str]) -> None:
         ImportError: matplotlib is not installed.
         ValueError: a hyperparameter is an array.
     """
+    path = check.local_path("sensitivity", "path", path)
     across = min(len(swept.hparams), 2)
     rows = -(-len(swept.hparams) // across)
     figure, plt = _figure("sensitivity", across, 5.2 * rows + 0.6)
@@ -203,8 +206,8 @@ def _seeds(swept: Sweep) -> str:
     return f"{len(swept.seeds)} seeds" if len(swept.seeds) > 1 else "one seed"
 
 
-def _write(figure: Any, plt: Any, path: str | os.PathLike[str]) -> None:
+def _write(figure: Any, plt: Any, path: Path) -> None:
     for text in figure.findobj(plt.Text):
         if text.get_fontsize() < FONT - 3:
             text.set_fontsize(FONT - 2)
-    write_atomically(Path(path), lambda beside: figure.savefig(beside, format="png"))
+    write_atomically(path, lambda beside: figure.savefig(beside, format="png"))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fnnet import check
 from fnnet.atomic import write_atomically
 from fnnet.train.step import describe_array, describe_fields, describe_tree
 
@@ -91,6 +92,8 @@ class Sweep(NamedTuple):
         Args:
             rows: the most trials to show; None for all.
         """
+        if rows is not None:
+            check.is_positive("table", "rows", rows)
         others = sorted(name for name in self.last if name != self.score and not name.startswith("train_"))
         has_rungs, has_diverged = bool(np.ptp(self.rungs)), bool((self.diverged_at >= 0).any())
         head = ["trial", *self.hparams, self.score, "+-", *others]
@@ -132,7 +135,7 @@ class Sweep(NamedTuple):
                 writer.writerow(head + [name for name, _ in measures])
                 writer.writerows(row(i, j) for i, j in np.ndindex(self.scores.shape))
 
-        write_atomically(Path(path), write)
+        write_atomically(check.local_path("to_csv", "path", path), write)
 
 
 def mean_and_std(scores: np.ndarray) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -74,6 +75,10 @@ def resolve_settings(
 ) -> Settings:
     """The settings, or a TypeError or ValueError that says which of them is wrong; see `sweep`."""
     numbers = list_seeds(seeds)
+    if not isinstance(score, str):
+        raise TypeError(f"sweep: score={score!r}, wanted the name of a measure, such as 'valid_loss'")
+    if maximize is not None:
+        check.flag("sweep", "maximize", maximize)
     maximize = more_is_better(score) if maximize is None else maximize
     if maximize is None:
         raise ValueError(
@@ -83,9 +88,9 @@ def resolve_settings(
         raise TypeError(
             f"sweep: data has {check.describe(bad[0])} in it, wanted a dict or a Dataset of arrays"
         )
-    for name, got, wanted in (("mapping", mapping, MAPPINGS), ("keep", keep, ("best", "all"))):
-        if got not in wanted:
-            raise ValueError(f"sweep: {name}={got!r}, wanted one of {', '.join(wanted)}")
+    check.one_of("sweep", "mapping", mapping, MAPPINGS)
+    check.one_of("sweep", "keep", keep, ("best", "all"))
+    check.flag("sweep", "histories", histories)
     if chunk is not None:
         check.is_positive("sweep", "chunk", chunk)
     _check_mesh(mesh)
@@ -102,9 +107,9 @@ def resolve_settings(
 
 def list_seeds(seeds: int | Sequence[int]) -> np.ndarray:
     """The seeds 0, 1, ... for a number, or those of a list."""
-    if isinstance(seeds, int):
+    if isinstance(seeds, Integral):
         check.is_positive("sweep", "seeds", seeds)
-        return np.arange(seeds)
+        return np.arange(int(seeds))
     numbers = np.asarray(seeds)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not 0 < len(numbers) == len(np.unique(numbers)):
         raise ValueError(f"sweep: seeds={seeds!r}, wanted a number of seeds, or a list of different ints")
@@ -115,8 +120,7 @@ def list_seeds(seeds: int | Sequence[int]) -> np.ndarray:
 
 def check_score(score: str, curves: Sequence[str]) -> None:
     """Raises ValueError if the history has no such curve."""
-    if score not in curves:
-        raise ValueError(f"sweep: score={score!r}, wanted one of {sorted(curves)}")
+    check.one_of("sweep", "score", score, sorted(curves))
 
 
 def _check_mesh(mesh: Any) -> None:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from jax.sharding import Mesh
 
-from fnnet.train.progress import progress_bar
+from fnnet import check
+from fnnet.train.lock import locked
+from fnnet.train.progress import choose_display, progress_bar
 from fnnet.train.run import Run
 from fnnet.train.sweep import program as sweep_program
 from fnnet.train.sweep.folder import (
@@ -87,7 +90,8 @@ def sweep(
 
     Raises:
         TypeError, ValueError: an argument is none of these; a grid has a distribution; the history has no such
-            score; the folder holds another sweep, or a damaged chunk.
+            score; the folder holds another sweep, or a damaged chunk, or another call of sweep is using it.
+        OSError: a file cannot be written or read.
 
     Source: Jamieson & Talwalkar 2016, arXiv:1502.07943 (successive halving).
 
@@ -109,7 +113,7 @@ def sweep(
     """
     # 1. The trials, and the settings checked.
     hparams = make_trials(space, trials, search_seed)
-    folder = None if folder is None else Path(folder)
+    folder = None if folder is None else check.local_path("sweep", "folder", folder)
     settings = resolve_settings(
         data,
         trials=len(next(iter(hparams.values()))),
@@ -124,8 +128,24 @@ def sweep(
         histories=histories,
         folder=folder is not None,
     )
+    choose_display(progress)  # raises here, rather than after the first chunk
+    alone = nullcontext() if folder is None else locked("sweep", folder, ValueError)
+    with alone:
+        return _run_trials(run, data, space, hparams, settings, folder, progress)
 
+
+def _run_trials(
+    run: Callable[..., Run],
+    data: Any,
+    space: Space,
+    hparams: dict[str, np.ndarray],
+    settings: Settings,
+    folder: Path | None,
+    progress: bool | None,
+) -> Sweep:
+    """Runs all trials of a sweep, but for those that its folder has."""
     # 2. The plan, vmap or map and how many trials per call: a new one, or that of the sweep in the folder.
+    mesh, score = settings.mesh, settings.score
     trace = partial(trace_program, run, data, settings.seeds, mesh=mesh, keep_opt_state=settings.rungs > 1)
     request = {} if folder is None else describe_request(space, hparams, data, settings)
     found = None if folder is None else read_settings(folder, request)
@@ -136,9 +156,9 @@ def sweep(
             trace,
             hparams,
             seeds=len(settings.seeds),
-            mapping=mapping,
+            mapping=settings.mapping,
             chunk=settings.largest_chunk,
-            fit_memory=chunk is None,
+            fit_memory=settings.chunk is None,
             mesh=mesh,
         )
     check_score(score, curve_names(plan.program.history))
@@ -152,7 +172,7 @@ def sweep(
         for rung in range(settings.rungs):
             if rung:
                 alive = alive[choose_survivors(record.scores[alive], settings.maximize, settings.eta)]
-            previous = record.start_rung(keep == "all")
+            previous = record.start_rung(settings.keep == "all")
             programs = {plan.program.mapping: plan.program} if rung == 0 else {}
             size = min(plan.chunk, len(alive))
             for number, begin in enumerate(range(0, len(alive), size)):

@@ -3,6 +3,7 @@
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -46,7 +47,8 @@ def log_uniform(low: float, high: float) -> Distribution:
         >>> fn.train.log_uniform(1e-5, 1e-1)
         Distribution(kind='log_uniform', values=(1e-05, 0.1))
     """
-    if not low > 0:
+    check.number("log_uniform", "low", low)
+    if not isinstance(low, jax.core.Tracer) and not low > 0:
         raise ValueError(
             f"log_uniform: low={low}, wanted more than 0; for a range that has 0 in it use uniform"
         )
@@ -69,7 +71,9 @@ def choice(values: Sequence[Any]) -> Distribution:
 
 
 def _between(kind: str, low: float, high: float) -> Distribution:
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+    check.number(kind, "low", low)
+    check.number(kind, "high", high)
+    if not low < high:
         raise ValueError(f"{kind}: low={low}, high={high}, wanted finite numbers with low < high")
     return Distribution(kind, (float(low), float(high)))
 
@@ -98,6 +102,9 @@ def make_trials(space: Space, trials: int | None = None, seed: int = 0) -> dict[
         raise TypeError(f"sweep: space={space!r}, wanted a dict of values or distributions by name")
     if trials is not None:
         check.is_positive("sweep", "trials", trials)
+    check.number("sweep", "search_seed", seed, "[0, inf)")
+    if not isinstance(seed, Integral):
+        raise TypeError(f"sweep: search_seed={seed!r}, wanted an int")
     values = {name: _values(name, given) for name, given in space.items()}
     if trials is not None:
         return {
@@ -128,6 +135,8 @@ def _values(name: str, given: Any) -> np.ndarray:
         raise TypeError(wanted)
     if len(array) == 0:
         raise ValueError(f"sweep: space[{name!r}] is empty, wanted at least one value")
+    if np.isnan(array).any():
+        raise ValueError(f"sweep: space[{name!r}] has NaN in it, wanted numbers: {given!r}")
     return array
 
 

@@ -142,7 +142,7 @@ def test_what_is_monitored() -> None:
     assert resolve("valid_loss", maximize=True) == ("valid_loss", True)
     with pytest.raises(ValueError, match=r"monitor='valid_f1', .*: pass maximize=True or maximize=False"):
         resolve("valid_f1")
-    with pytest.raises(ValueError, match="monitor='valid_accuracy', wanted one of train_loss, train_acc"):
+    with pytest.raises(ValueError, match="monitor='valid_accuracy', wanted one of 'train_loss', 'train_acc"):
         resolve("valid_accuracy", has_valid=False)
 
 

@@ -150,7 +150,7 @@ def from_memory() -> None:
 
     # Continued on other devices, with fewer validation examples than devices.
     small = {name: array[:3] for name, array in VALID.items()}
-    moved = fit(initial=(got.params, got.state), mesh=four(), valid=small, steps=1)
+    moved = fit(initial=(got.params, got.state), mesh=four(), valid=small, steps=1, accumulate=1)
     assert not any(a.is_deleted() for a in jax.tree.leaves(got.params))
     assert len(moved.params["dense_0"]["w"].devices()) == 4
     assert held(moved.params["dense_0"]["w"]) == (6, 256)

@@ -313,7 +313,12 @@ class TestFolder:
         chunk.write_bytes(content)
         settings = folder / "sweep.json"
         text = settings.read_text()
-        for bad_text in (text[:-30], "[]", "{}"):
+        types = (
+            text.replace('"chunk": 2', '"chunk": "2"'),
+            text.replace('"mapping": "vmap"', '"mapping": null'),
+        )
+        for bad_text in (text[:-30], "[]", "{}", "[" * 200_000, "null", *types):
+            assert bad_text != text
             settings.write_text(bad_text)
             with pytest.raises(ValueError, match=r"sweep.json is damaged .* use a new folder"):
                 self.sweep(folder)
@@ -333,10 +338,62 @@ class TestFolder:
         )
         differs(r"seeds was \[0, 1\] and is \[0, 1, 2\]", seeds=3)
         differs(r"asked chunk was 2 and is 4", chunk=4)
-        differs(r"data was '\w+' and is '\w+'", data=DATA | {"valid": regression(5, 2)})
+        differs("data has other numbers", data=DATA | {"valid": regression(5, 2)})
         differs("score was 'valid_loss' and is 'train_loss'", score="train_loss")
-        differs(r"program was '\w+' and is '\w+'", partial(plain, steps=4))
-        differs(r"program was '\w+' and is '\w+'", lambda *args: plain(*args)._replace(state={}))
+        differs(r"run \(its network, loss, optimizer or steps\) is another one", partial(plain, steps=4))
+        differs(
+            r"run \(its network, loss, optimizer or steps\) is another one",
+            lambda *args: plain(*args)._replace(state={}),
+        )
+
+    def test_another_network_loss_or_optimizer_or_array_inside(self, tmp_path: Path) -> None:
+        data = jax.tree.map(lambda a: np.asarray(a, np.float32), DATA)
+        table = np.ones((1, 4), np.float32)
+
+        def make(
+            activation: Any = fn.relu, loss: Any = MSE, optimizer: Any = fn.optim.adam, scale: Any = table
+        ) -> Any:
+            times = jax.jit(lambda x: x * scale)  # closed over by a function inside
+            net = fn.serial(fn.dense(4), activation, times, fn.dense(1))
+            return fn.train.make_run(net, loss, optimizer, steps=2, batch_size=4)
+
+        def ask(**given: Any) -> Any:
+            return sweep(make(**given), data, {"learning_rate": [0.1]}, folder=tmp_path, progress=False)
+
+        wanted = ask()
+        equal(ask().scores, wanted.scores)
+        for other in (
+            {"activation": fn.tanh},
+            {"loss": fn.losses.mean_absolute_error},
+            {"optimizer": partial(fn.optim.adam, b1=0.8)},
+            {"optimizer": fn.optim.amsgrad},
+            {"scale": 2 * table},
+        ):
+            with pytest.raises(
+                ValueError, match=r"run \(its network, loss, optimizer or steps\) is another one"
+            ):
+                ask(**other)
+        data["train"]["y"][3] += 1
+        with pytest.raises(ValueError, match="data has other numbers"):
+            ask()
+
+    def test_one_call_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = program.run_program
+
+        def nested(*args: Any, **arguments: Any) -> Any:
+            with pytest.raises(
+                ValueError, match=r"sweep: .* is in use by another run, process \d+ on .*; wait"
+            ):
+                self.sweep(tmp_path / "new")
+            return call(*args, **arguments)
+
+        monkeypatch.setattr(program, "run_program", nested)
+        self.sweep(tmp_path / "new")
+        with pytest.raises(
+            ValueError, match="did you mean 'valid_loss'"
+        ):  # nothing is left of a call that is refused
+            self.sweep(tmp_path / "other", score="valid_los", maximize=False)
+        assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
     @pytest.mark.slow
     def test_halving_and_half_precision(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +469,7 @@ class TestSearch:
     def test_what_is_no_distribution(self) -> None:
         for make in (fn.train.uniform, fn.train.log_uniform):
             for low, high in ((2, 2), (3, 2), (1, np.inf), (np.nan, 1)):
-                with pytest.raises(ValueError, match=f"{make.__name__}: low="):
+                with pytest.raises(ValueError, match=f"{make.__name__}: (low|high)="):
                     make(low, high)
         with pytest.raises(
             ValueError, match="log_uniform: low=0, wanted more than 0; for a range that has 0"
@@ -433,8 +490,8 @@ class TestErrors:
             ({"seeds": [-1]}, r"seeds=\[-1\], wanted ints from 0"),
             ({"seeds": [2**31]}, r"seeds=\[2147483648\], wanted ints from 0"),
             ({"trials": 0}, "trials=0, wanted at least 1"),
-            ({"mapping": "pmap"}, "mapping='pmap', wanted one of auto, vmap, map, fastest"),
-            ({"keep": "none"}, "keep='none', wanted one of best, all"),
+            ({"mapping": "pmap"}, "mapping='pmap', wanted one of 'auto', 'vmap', 'map', 'fastest'"),
+            ({"keep": "none"}, "keep='none', wanted one of 'best', 'all'"),
             ({"chunk": 1.5}, "chunk=1.5, wanted a positive int"),
             ({"mesh": 8}, "mesh=8, wanted a jax.sharding.Mesh"),
             ({"halving": 1}, "halving=1, wanted at least 2, and at most the 5 trials"),
@@ -446,7 +503,7 @@ class TestErrors:
             ),
             (
                 {"score": "valid_accuracy"},
-                r"score='valid_accuracy', wanted one of \['train_loss', 'valid_loss'\]",
+                r"score='valid_accuracy', wanted one of 'train_loss', 'valid_loss'",
             ),
             ({"score": "eval_step", "maximize": True}, "score='eval_step', wanted one of"),
             ({"data": {"train": [1.0]}}, "data has 1.0 in it, wanted a dict or a Dataset of arrays"),

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import Parameter, signature
-from numbers import Integral, Real
+from numbers import Real
 from types import FunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import chex
 import jax
-import jax.numpy as jnp
 
 from fnnet import check
+from fnnet.keys import as_key
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -141,32 +141,6 @@ def _checked_apply(name: str, apply: Apply) -> Apply:
 
     vars(checked).update(unchecked=inner, checked_for=name)
     return checked
-
-
-def as_key(name: str, key: Any) -> chex.PRNGKey:
-    """A PRNG key from itself, or from the int that is its seed.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: the seed is negative, or 2**32 or more. (`jax.random.key` would take its last 32 bits.)
-
-    Example:
-        >>> fn.layer.as_key("init", 3) == jax.random.key(3)
-        Array(True, dtype=bool)
-    """
-    dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return key
-    if dtype == jnp.uint32 and len(key.shape) == 1:  # as jax.random.PRNGKey makes them
-        return key
-    is_integer = isinstance(key, Integral) and not isinstance(key, bool)
-    if is_integer or (dtype is not None and key.shape == () and jnp.issubdtype(dtype, jnp.integer)):
-        if isinstance(key, jax.core.Tracer):
-            return jax.random.key(key)
-        if not 0 <= int(key) < 2**32:
-            raise ValueError(f"{name}: key={key}, wanted a seed from 0 to 2**32 - 1")
-        return jax.random.key(int(key))
-    raise TypeError(f"{name}: key is {check.describe(key)}, wanted jax.random.key(seed), or the seed, an int")
 
 
 def printable(make: Callable[P, Made]) -> Callable[P, Made]:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.keys import as_key
 from fnnet.layer import Layer, Params
 from fnnet.metrics import PerExample
 from fnnet.optim.exponential_average import exponential_average
-from fnnet.train.arguments import as_key, check_loss, check_maker, check_network
+from fnnet.train.arguments import check_loss, check_maker, check_network
 from fnnet.train.batches import count_examples, next_batch
 from fnnet.train.step import TrainState, describe_array, describe_fields, make_step, start
 

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 
 from fnnet import check
+from fnnet.keys import as_key
 from fnnet.layer import Layer, Params, State
 from fnnet.metrics import Metric, PerExample
-from fnnet.train.arguments import as_key, check_loss, check_maker, check_metrics, check_network
+from fnnet.train.arguments import check_loss, check_maker, check_metrics, check_network
 from fnnet.train.batches import count_examples, epoch_order, next_batch
 from fnnet.train.evaluate import evaluate
 from fnnet.train.step import (

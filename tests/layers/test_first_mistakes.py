@@ -29,7 +29,9 @@ def test_init_takes_a_seed(name):
         shapes = jax.eval_shape(lambda x, seed=seed: layer.init(seed, x), x)
         assert shapes == jax.eval_shape(layer.init, KEY, x)
     for wrong in (True, np.True_, 0.0, "0", None, [0], np.float32(0), x):
-        with pytest.raises(TypeError, match=rf"{layer.name}.*: key is .*, wanted jax.random.key\(seed\)"):
+        with pytest.raises(
+            TypeError, match=rf"{layer.name}.*: key=.*, wanted a key such as jax.random.key\(0\)"
+        ):
             layer.init(wrong, x)
     for wrong in (2**40, 2**32, -1, np.int64(2**40), 10**30):
         with pytest.raises(ValueError, match=r": key=.*, wanted a seed from 0 to 2\*\*32 - 1"):

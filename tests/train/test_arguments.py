@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fnnet as fn
-from fnnet.train.arguments import as_key
+from fnnet.keys import as_key
 from tests.arrays import normal
 
 X = normal(12, 3)

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from fnnet.train.arguments import as_key
+from fnnet.keys import as_key
 from fnnet.train.batches import next_batch
 from fnnet.train.compiler import options
 from fnnet.train.step import Batch, TrainState

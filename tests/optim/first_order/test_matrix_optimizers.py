@@ -14,7 +14,7 @@ from optax.contrib import MuonDimensionNumbers
 
 import fnnet as fn
 from fnnet.optim.first_order.newton_schulz import PRESETS
-from tests.arrays import at, close, stack
+from tests.arrays import at, close
 
 SHAPES = {"matrix": (4, 3), "tensor": (2, 3, 2), "vector": (3,), "number": ()}
 

@@ -1,10 +1,13 @@
 """What commands share: options from a dataclass, errors in one line with exit status 2, a progress bar, devices."""
 
 import contextlib
+import dataclasses
 import io
+import re
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -25,6 +28,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fnnet.check import did_you_mean
+
 T = TypeVar("T")
 
 
@@ -39,16 +44,28 @@ def parse(config: type[T], command: str, default: T | None = None) -> T:
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
-        fail(command, _reason(said.getvalue()))
+        flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(config)]
+        fail(command, _reason(said.getvalue(), flags))
 
 
-def _reason(box: str) -> str:
-    """The reason why tyro refuses a command line, taken from what it prints."""
+def _reason(box: str, flags: Sequence[str]) -> str:
+    """The reason why tyro refuses a command line, taken from what it prints, and the flag that may be meant."""
     # A title, the reason, advice: in a box, or between rules if the terminal can't draw boxes.
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]
     rules = [*(i for i, line in enumerate(lines) if not set(line) - set("─-")), len(lines)]
     first = 1 if rules[0] == 0 else 0
-    return " ".join(lines[first : rules[first]])
+    reason = " ".join(lines[first : rules[first]])
+    unknown = [word for word in re.findall(r"--[\w-]+", reason) if word not in flags]
+    return reason + next(filter(None, (did_you_mean(word, flags) for word in unknown)), "")
+
+
+def check_known(command: str, option: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Ends the program like `fail` for the first name that is not known."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            wanted = f"wanted one of {', '.join(known)}{did_you_mean(name, known)}"
+            fail(command, f"--{option} {name} is unknown, {wanted}")
 
 
 def fail(command: str, reason: str) -> NoReturn:
@@ -91,6 +108,20 @@ def devices(command: str, count: int | None, *, of_a_cpu: int | None = None) -> 
     if count is not None and count > len(found):
         fail(command, f"--devices {count} is too many: JAX sees {len(found)} ({found[0].platform})")
     return found[:count]
+
+
+def check_writable(command: str, option: str, file: Path | None) -> None:
+    """Ends the program like `fail` if the file cannot be written: before it computes, not after."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder")
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        fail(command, f"--{option} {file} cannot be written: {error}")
 
 
 def new_folder(command: str) -> Path:

@@ -18,7 +18,7 @@ import jax
 from rich.console import Console
 
 import fnnet as fn
-from experiments.command_line import fail, new_folder, parse, progress_on
+from experiments.command_line import check_known, fail, failing, new_folder, parse, progress_on
 from experiments.comparison.explain import explain
 from experiments.comparison.ladder import run as ladder
 from experiments.comparison.ladder.problems import PROBLEMS
@@ -125,8 +125,7 @@ def with_names(config: Config) -> Config:
         ("explain", [config.explain] if config.explain is not None else [], everything),
         ("reference", [config.reference] if problems else [], everything),
     ):
-        if unknown := [name for name in names if name not in allowed]:
-            fail(COMMAND, f"--{option} {unknown[0]} is unknown, wanted one of {', '.join(allowed)}")
+        check_known(COMMAND, option, names, allowed)
     if config.explain is not None and problems:
         fail(COMMAND, "--explain and --problems can't be used together, wanted only one of them")
     return dataclasses.replace(config, optimizers=optimizers, problems=problems)
@@ -184,8 +183,12 @@ def compare_with_twins(console: Console, config: Config) -> None:
     sizes: dict[str, Any] = {
         name: getattr(config, name) for name in ("learning_rates", "seeds", "steps", "batch_size")
     }
-    with progress_on(console) as progress:
-        results = measure_all(config.optimizers, net, data, progress, **sizes)
+    out = config.out or new_folder(COMMAND)
+    # The folder comes before the work, which could not be kept without it.
+    with failing(COMMAND, OSError), complete_folder(out) as partial:
+        with progress_on(console) as progress:
+            results = measure_all(config.optimizers, net, data, progress, **sizes)
+        report.write(partial, settings_of(config), results)
 
     rows = [row(result) for result in results]
     title = f"{config.model} on {config.data}, {config.seeds} seeds, {config.steps} steps"
@@ -198,9 +201,6 @@ def compare_with_twins(console: Console, config: Config) -> None:
     if any(r.on_edge for r in rows):
         console.print("* The lowest or highest rate that was tried: a better one may lie outside.")
 
-    out = config.out or new_folder(COMMAND)
-    with complete_folder(out) as partial:
-        report.write(partial, settings_of(config), results)
     print_end(console, out, began)
 
     if broken := [r.optimizer for r in rows if not is_equal(r, config.max_ulp)]:
@@ -213,16 +213,16 @@ def compare_with_twins(console: Console, config: Config) -> None:
 
 def compare_on_problems(console: Console, config: Config) -> None:
     began = time.perf_counter()
-    outcomes = ladder.run(
-        *(console, config.problems, config.optimizers),
-        budget=config.budget,
-        trials=config.trials,
-        seeds=config.seeds,
-    )
-    ladder.show(console, outcomes, config.reference)
-    console.print(f"{time.perf_counter() - began:.0f} s so far, now drawing the pictures")
     out = config.out or new_folder(COMMAND)
-    with complete_folder(out) as partial:
+    with failing(COMMAND, OSError), complete_folder(out) as partial:
+        outcomes = ladder.run(
+            *(console, config.problems, config.optimizers),
+            budget=config.budget,
+            trials=config.trials,
+            seeds=config.seeds,
+        )
+        ladder.show(console, outcomes, config.reference)
+        console.print(f"{time.perf_counter() - began:.0f} s so far, now drawing the pictures")
         ladder.write(partial, settings_of(config), outcomes, console)
     print_end(console, out, began)
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 import fnnet as fn
-from experiments.command_line import fail, parse
+from experiments.command_line import check_writable, fail, parse
 from experiments.compilation_cache import use_compilation_cache
 from fnnet.atomic import write_atomically
 
@@ -101,7 +101,7 @@ def main() -> None:
     for name in ("networks", "steps"):
         if getattr(config, name) < 1:
             fail(COMMAND, f"--{name} must be at least 1")
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(COMMAND, "out", config.out)
     rates, runs, seconds = train(config)
     best = int(np.argmax(np.asarray(runs.history["valid_accuracy"])[:, -1]))
     test = float(np.asarray(runs.history["test_accuracy"])[best, -1])

@@ -30,7 +30,7 @@ from rich.table import Table
 
 import fnnet as fn
 from experiments.benchmarks.agreement import difference
-from experiments.command_line import devices, fail, new_folder, parse, progress_on
+from experiments.command_line import devices, fail, failing, new_folder, parse, progress_on
 from experiments.compilation_cache import use_compilation_cache
 from experiments.fashion_mnist import network
 from experiments.plotting import BLUE, GREY, STYLE, WIDTH
@@ -213,17 +213,18 @@ def main() -> None:
     title = f"{config.model}, 28x28 images, {where['device']}"
     console.print(f"{title}, {len(found)} devices, jax {where['versions']['jax']}")
 
-    rows = rows_of(config, found, counts, console)
-    for what in WHAT:
-        if any(row["what"] == what for row in rows):
-            console.print(table_of(rows, what))
-    note = ""
-    if found[0].platform == "cpu" and len(found) > 1:
-        note = "the devices share one CPU: this shows correctness, not speed"
-        console.print(f"{note}; only the last column of the first table counts.")
-
     out = config.out or new_folder(COMMAND)
-    with complete_folder(out) as folder:
+    # The folder comes before the work, which could not be kept without it.
+    with failing(COMMAND, OSError), complete_folder(out) as folder:
+        rows = rows_of(config, found, counts, console)
+        for what in WHAT:
+            if any(row["what"] == what for row in rows):
+                console.print(table_of(rows, what))
+        note = ""
+        if found[0].platform == "cpu" and len(found) > 1:
+            note = "the devices share one CPU: this shows correctness, not speed"
+            console.print(f"{note}; only the last column of the first table counts.")
+
         settings = {
             name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()
         }

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 import fnnet as fn
-from experiments.command_line import fail, new_folder, parse
+from experiments.command_line import fail, failing, new_folder, parse
 from experiments.compilation_cache import use_compilation_cache
 from experiments.results_folder import environment
 from fnnet.atomic import write_atomically
@@ -25,6 +25,7 @@ from fnnet.train.sweep.halving import rank_trials
 from fnnet.train.sweep.plots import parallel_coordinates, sensitivity
 
 COMMAND = "sweep"
+CONFIG = "config.json"  # written first: a folder without it is not that of a sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,12 @@ def check(config: Config) -> None:
         fail(COMMAND, f"--out {config.out} exists already, wanted the name of a new folder")
     if config.resume is not None and not config.resume.is_dir():
         fail(COMMAND, f"--resume {config.resume} is not a folder, wanted the folder of an interrupted sweep")
+    if config.resume is not None and not (config.resume / CONFIG).is_file():
+        fail(COMMAND, f"--resume {config.resume} has no {CONFIG}, wanted the folder of an interrupted sweep")
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {"out": str(config.out), "resume": str(config.resume)}
 
 
 def space(config: Config) -> tuple[dict[str, Any], int | None]:
@@ -152,7 +159,7 @@ def write(out: Path, config: Config, swept: fn.train.Sweep, seconds: float) -> N
     sensitivity(swept, out / "sensitivity.png")
     best = swept.best
     content = {
-        "config": dataclasses.asdict(config) | {"out": str(out), "resume": str(config.resume)},
+        "config": settings_of(config),
         "environment": environment(),
         "best": {"trial": best.trial, "hparams": best.hparams, "mean": best.mean, "std": best.std},
         "mapping": f"{swept.mapping}: {swept.why}",
@@ -179,6 +186,11 @@ def main() -> None:
         f"fnnet {fn.__version__}, jax {jax.__version__}, on {device.device_kind} ({device.platform})"
     )
 
+    if config.resume is None:
+        with failing(COMMAND, OSError):
+            out.mkdir(parents=True)
+            text = json.dumps(settings_of(config), indent=2) + "\n"
+            write_atomically(out / CONFIG, lambda beside: beside.write_text(text))
     began, swept = time.perf_counter(), []
     for width in config.widths:
         try:

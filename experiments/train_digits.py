@@ -74,7 +74,7 @@ def main() -> None:
             key=config.seed,
             metrics=metrics,
             folder=folder,
-            resume=config.resume,
+            resume="auto" if config.resume else False,  # it may have been stopped before its first checkpoint
             mesh=mesh,
         )
         recipe.stop_if_interrupted(COMMAND, fitted, folder)

@@ -81,7 +81,7 @@ def main() -> None:
             augment=shift_and_mirror if config.augment and config.model != "mlp" else None,
             dtype=jnp.bfloat16 if config.half else None,
             folder=folder,
-            resume=config.resume,
+            resume="auto" if config.resume else False,  # it may have been stopped before its first checkpoint
             mesh=mesh,
         )
         recipe.stop_if_interrupted(COMMAND, fitted, folder)

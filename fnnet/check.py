@@ -260,7 +260,7 @@ def one_of(function: str, name: str, value: Any, choices: Sequence[Any]) -> None
 
 
 def did_you_mean(name: Any, known: Iterable[Any]) -> str:
-    """`; did you mean 'adam'?` if a known name is spelt like this one, and otherwise nothing."""
+    """`; did you mean 'adam'?` if a known name is spelt like this one, or up to three; otherwise nothing."""
     texts = [text for text in known if isinstance(text, str)]
-    alike = get_close_matches(name, texts, n=1) if isinstance(name, str) else []
-    return f"; did you mean {alike[0]!r}?" if alike else ""
+    alike = get_close_matches(name, texts, n=3) if isinstance(name, str) else []
+    return f"; did you mean {' or '.join(map(repr, alike))}?" if alike else ""

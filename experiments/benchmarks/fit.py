@@ -34,7 +34,7 @@ from rich.table import Table
 
 import fnnet as fn
 from experiments.benchmarks import agreement
-from experiments.command_line import fail, parse
+from experiments.command_line import check_known, check_writable, fail, parse
 from experiments.results_folder import environment
 from experiments.timing import compare
 from fnnet.train.fit.saving import SAVING_SHARE
@@ -285,11 +285,11 @@ def main() -> None:
         ("workloads", config.workloads, list(known)),
         ("sides", config.sides, list(SIDES)),
     ):
-        if unknown := [name for name in names if name not in wanted]:
-            fail(COMMAND, f"--{option} {unknown[0]} is unknown, wanted some of {', '.join(wanted)}")
+        check_known(COMMAND, option, names, wanted)
     for option, value in (("--rounds", config.rounds), ("--epochs", config.epochs)):
         if value is not None and value < 1:
             fail(COMMAND, f"{option} {value} is too small, wanted at least 1")
+    check_writable(COMMAND, "json", config.json)
     where = environment()
 
     console, rows = Console(), list[dict[str, Any]]()

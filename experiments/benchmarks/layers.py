@@ -16,7 +16,7 @@ from rich.progress import track
 
 from experiments.benchmarks import forward_backward, side_by_side
 from experiments.benchmarks.workloads import gru, lstm, max_pool, resnet_block
-from experiments.command_line import fail, parse
+from experiments.command_line import check_known, check_writable, parse
 
 COMMAND = "experiments.benchmarks.layers"
 WORKLOADS = {"resnet_block": resnet_block, "lstm": lstm, "gru": gru, "max_pool": max_pool}
@@ -49,8 +49,8 @@ class Config:
 
 def main() -> None:
     config = parse(Config, f"python -m {COMMAND}")
-    if unknown := [name for name in config.workloads if name not in WORKLOADS]:
-        fail(COMMAND, f"--workloads {unknown[0]} is unknown, wanted some of {', '.join(WORKLOADS)}")
+    check_known(COMMAND, "workloads", config.workloads, WORKLOADS)
+    check_writable(COMMAND, "json", config.json)
     peers, where = side_by_side.setup(COMMAND, config.peers, config.rounds, config.torch_threads)
 
     console = Console()

@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 import fnnet as fn
-from experiments.command_line import fail, parse
+from experiments.command_line import check_known, check_writable, fail, parse
 from experiments.results_folder import environment
 from experiments.timing import compile_time, interleaved
 
@@ -42,8 +42,8 @@ class Config:
 
 def main() -> None:
     config = parse(Config, f"python -m {COMMAND}")
-    if unknown := [name for name in config.optimizers if name not in fn.optim.TWINS]:
-        fail(COMMAND, f"--optimizers {unknown[0]} is unknown, wanted some of {', '.join(fn.optim.TWINS)}")
+    check_known(COMMAND, "optimizers", config.optimizers, fn.optim.TWINS)
+    check_writable(COMMAND, "json", config.json)
     if config.pairs < 1:
         fail(COMMAND, f"--pairs {config.pairs} is too small, wanted at least 1")
     if config.parameters < 10_000:

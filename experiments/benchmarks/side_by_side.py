@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.agreement import AGREE, difference, flat
-from experiments.command_line import fail
+from experiments.command_line import check_known, fail
 from experiments.results_folder import environment
 from experiments.timing import compare, in_turn
 
@@ -37,8 +37,7 @@ def setup(
     command: str, peers: Sequence[str], rounds: int, torch_threads: int | None = None
 ) -> tuple[list[str], dict[str, Any]]:
     """The peers that are installed, and the machine and versions. Ends the program for a bad argument."""
-    if unknown := [peer for peer in peers if peer not in PEERS]:
-        fail(command, f"--peers {unknown[0]} is unknown, wanted some of {', '.join(PEERS)}")
+    check_known(command, "peers", peers, PEERS)
     if rounds < 1:
         fail(command, f"--rounds {rounds} is too small, wanted at least 1")
     if torch_threads is not None and torch_threads < 1:

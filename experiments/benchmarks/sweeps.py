@@ -26,7 +26,7 @@ from rich.table import Table
 
 import fnnet as fn
 from experiments.benchmarks import side_by_side
-from experiments.command_line import fail, parse
+from experiments.command_line import check_writable, fail, parse
 from experiments.timing import compare, in_turn
 from fnnet.train.sweep import program as sweep_program
 
@@ -176,6 +176,7 @@ def main() -> None:
     if config.fresh:
         print(sweep_once(config))
         return
+    check_writable(COMMAND, "json", config.json)
     peers, where = side_by_side.setup(
         COMMAND, ["torch"] if config.torch else [], config.rounds, config.torch_threads
     )

@@ -28,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 import fnnet as fn
-from experiments.command_line import fail, parse
+from experiments.command_line import check_known, check_writable, fail, parse
 from experiments.results_folder import environment
 
 COMMAND = "experiments.benchmarks.time_to_accuracy"
@@ -400,8 +400,7 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 def tasks_of(config: Config) -> dict[str, Task]:
     """The tasks, with the options that replace their own values. Ends the program for a bad option."""
     for option, given, known in (("tasks", config.tasks, TASKS), ("sides", config.sides, SIDES)):
-        if unknown := [name for name in given if name not in known]:
-            fail(COMMAND, f"--{option} {unknown[0]} is unknown, wanted some of {', '.join(known)}")
+        check_known(COMMAND, option, given, known)
     if config.seeds < 1:
         fail(COMMAND, f"--seeds {config.seeds} is too small, wanted at least 1")
     if config.target is not None and not 0 < config.target <= 1:
@@ -414,6 +413,7 @@ def tasks_of(config: Config) -> dict[str, Task]:
 def main() -> None:
     config = parse(Config, f"python -m {COMMAND}")
     tasks = tasks_of(config)
+    check_writable(COMMAND, "json", config.json)
     modules = {
         side: PACKAGES[side].replace("scikit-learn", "sklearn") for side in config.sides if side in PACKAGES
     }

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from experiments.benchmarks import side_by_side, train_step
 from experiments.benchmarks.workloads import cnn, gpt, mlp
-from experiments.command_line import fail, parse
+from experiments.command_line import check_known, check_writable, fail, parse
 from experiments.timing import compile_time
 
 COMMAND = "experiments.benchmarks.training"
@@ -77,8 +77,8 @@ def compile_rows(
 
 def main() -> None:
     config = parse(Config, f"python -m {COMMAND}")
-    if unknown := [name for name in config.workloads if name not in NAMES]:
-        fail(COMMAND, f"--workloads {unknown[0]} is unknown, wanted some of {', '.join(NAMES)}")
+    check_known(COMMAND, "workloads", config.workloads, NAMES)
+    check_writable(COMMAND, "json", config.json)
     for option, depths in (("--depths", config.depths), ("--serial-depths", config.serial_depths)):
         if few := [depth for depth in depths if depth < 1]:
             fail(COMMAND, f"{option} {few[0]} is too small, wanted at least 1")

@@ -158,7 +158,7 @@ def test_broken_parity_is_a_failure(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--optimizers", "adma"), "--optimizers adma is unknown, wanted one of sgd, "),
+        (("--optimizers", "adma"), "schedule_free_adamw, muon; did you mean 'adamax' or 'adan' or 'adam'?"),
         (("--steps", "many"), "--steps: invalid literal"),
         (("--steps", 0), "--steps 0 is too small"),
         (("--seeds", -1), "--seeds -1 is too small"),
@@ -170,7 +170,7 @@ def test_broken_parity_is_a_failure(
         (("--learning-rates", "nan"), "--learning-rates nan is not a positive number"),
         (("--data", "mnist"), "mnist"),
         (("--model", "cnn", "--data", "two-spirals"), "--model cnn wants images"),
-        (("--optimisers", "adam"), "--optimisers"),
+        (("--optimisers", "adam"), "--optimisers, adam; did you mean '--optimizers'?"),
     ],
 )
 def test_a_bad_value_is_one_line(
@@ -207,15 +207,29 @@ class TestEnd:
         monkeypatch.setattr(compare_optimizers, "measure_all", measure_all)
 
     def test_nothing_is_left_when_writing_fails(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def fails(*args: Any) -> None:
             raise OSError("disk full")
 
         monkeypatch.setattr(report, "draw", fails)
-        with pytest.raises(OSError, match="disk full"):
-            run(monkeypatch, *SMALL, "--out", tmp_path / "out")
+        assert run(monkeypatch, *SMALL, "--out", tmp_path / "out") == 2
+        assert "compare_optimizers: disk full" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("args", [(), ("--problems", "banana")])
+    def test_a_folder_that_cannot_be_written_ends_it_before_the_work(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        args: tuple[str, ...],
+    ) -> None:
+        (tmp_path / "file").touch()
+        for module, name in ((compare_optimizers, "measure_all"), (compare_optimizers.ladder, "run")):
+            monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it computed"))
+        assert run(monkeypatch, "--optimizers", "adam", *args, "--out", tmp_path / "file" / "out") == 2
+        assert "Not a directory" in capsys.readouterr().err
 
     def test_differences_give_status_1(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

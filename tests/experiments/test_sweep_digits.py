@@ -27,7 +27,14 @@ def test_a_small_sweep(
     sizes = ("--widths", 2, "--trials", 1, "--seeds", 1, "--steps", 1, "--batch-size", 8)
     assert run(monkeypatch, sweep.main, *sizes, "--out", tmp_path / "out") == 0
     assert "width 2: vmap" in capsys.readouterr().out
-    names = {"parallel_coordinates.png", "runs.csv", "sensitivity.png", "sweep.json", "width-2"}
+    names = {
+        "config.json",
+        "parallel_coordinates.png",
+        "runs.csv",
+        "sensitivity.png",
+        "sweep.json",
+        "width-2",
+    }
     assert {p.name for p in (tmp_path / "out").iterdir()} == names
 
 
@@ -38,7 +45,15 @@ def test_a_sweep_and_its_resumption(
     out = tmp_path / "out"
     assert run(monkeypatch, sweep.main, *SMALL, "--out", out) == 0
     assert "width 3: vmap" in capsys.readouterr().out
-    names = {"parallel_coordinates.png", "runs.csv", "sensitivity.png", "sweep.json", "width-2", "width-3"}
+    names = {
+        "config.json",
+        "parallel_coordinates.png",
+        "runs.csv",
+        "sensitivity.png",
+        "sweep.json",
+        "width-2",
+        "width-3",
+    }
     assert {p.name for p in out.iterdir()} == names
     with (out / "runs.csv").open() as f:
         rows = list(csv.DictReader(f))
@@ -56,7 +71,7 @@ def test_a_sweep_and_its_resumption(
     assert run(monkeypatch, sweep.main, *SMALL, "--resume", out) == 0
     assert (out / "runs.csv").read_bytes() == before
     assert run(monkeypatch, sweep.main, *SMALL, "--steps", 3, "--resume", out) == 2
-    assert "holds another sweep: program was" in capsys.readouterr().err
+    assert "holds another sweep" in capsys.readouterr().err
 
 
 def test_a_grid_of_the_next_smaller_square() -> None:
@@ -79,8 +94,13 @@ def test_a_grid_of_the_next_smaller_square() -> None:
         (("--devices", 1000), "--devices 1000 are more than the"),
         (("--batch-size", 5000), "--batch-size 5000 is more than the 1079 training examples"),
         (("--resume", "not/there"), "--resume not/there is not a folder"),
+        (
+            ("--resume", "tests"),
+            "--resume tests has no config.json, wanted the folder of an interrupted sweep",
+        ),
         (("--resume", ".", "--out", "new"), "got --out and --resume, wanted one of them"),
         (("--out", "."), "--out . exists already"),
+        (("--out", "README.md/new"), "Not a directory"),
         (("--search", "bayes"), "--search"),
     ],
 )

@@ -266,12 +266,25 @@ def test_a_config_of_another_program(
         ("{", "cannot be read"),
         ("[]", "is from another program"),
         ('{"config": {"colour": 1}, "earlier": []}', "is from another command: it has ['colour']"),
-        ('{"config": {"epochs": 1}, "earlier": []}', "has no checkpoint"),
     ):
         (tmp_path / recipe.CONFIG).write_text(text)
         assert run(monkeypatch, train_digits.main, "--folder", tmp_path, "--resume") == 2
         assert said in capsys.readouterr().err
-    assert json.loads((tmp_path / recipe.CONFIG).read_text())["config"] == {"epochs": 1}
+        assert (tmp_path / recipe.CONFIG).read_text() == text
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_before_its_first_checkpoint_resumes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fn.train, "fit", interrupted)
+        assert run(patch, train_digits.main, *SMALL, "--folder", tmp_path / "out") == 130
+    assert run(monkeypatch, train_digits.main, "--folder", tmp_path / "out", "--resume") == 0
+    assert (tmp_path / "out" / "results.json").is_file()
 
 
 def test_curves_of_one_evaluation_without_an_error(tmp_path: Path) -> None:

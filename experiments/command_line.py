@@ -1,7 +1,6 @@
 """What commands share: options from a dataclass, errors in one line with exit status 2, a progress bar, devices."""
 
 import contextlib
-import dataclasses
 import io
 import re
 import sys
@@ -10,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, get_type_hints
 
 import jax
 
@@ -28,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fnnet.check import did_you_mean
+from fnnet.check import did_you_mean, local_path
 
 T = TypeVar("T")
 
@@ -39,13 +38,21 @@ def parse(config: type[T], command: str, default: T | None = None) -> T:
     try:
         with contextlib.redirect_stderr(said):
             if default is None:
-                return tyro.cli(config, prog=command)
-            return tyro.cli(config, prog=command, default=default)
+                given = tyro.cli(config, prog=command)
+            else:
+                given = tyro.cli(config, prog=command, default=default)
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
-        flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(config)]
+        flags = ["--" + field.replace("_", "-") for field in get_type_hints(config)]
         fail(command, _reason(said.getvalue(), flags))
+    for name, value in vars(given).items():
+        if isinstance(value, Path):
+            try:
+                local_path(command, f"--{name}", value)
+            except ValueError as error:
+                fail(command, str(error).removeprefix(f"{command}: "))
+    return given
 
 
 def _reason(box: str, flags: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, seed: int = 0
         ((50000, 28, 28, 1), (10000, 28, 28, 1), (10000, 28, 28, 1))
     """
     check.integer("fashion_mnist", "seed", seed, "[0, inf)")
-    files = _locate() if folder is None else _find(Path(folder).expanduser())
+    files = _locate() if folder is None else _find(check.local_path("fashion_mnist", "folder", folder))
     missing = [name for name in MD5 if name not in files]
     if missing:
         raise FileNotFoundError(f"fashion_mnist: {folder} lacks {', '.join(missing)}, gzipped or not")
@@ -101,7 +101,7 @@ def read_idx(path: str | os.PathLike[str], *, largest: int = 1 << 30) -> np.ndar
         array([7, 2, 1], dtype=uint8)
     """
     check.is_positive("read_idx", "largest", largest)
-    with Path(path).open("rb") as file:
+    with check.local_path("read_idx", "path", path).open("rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

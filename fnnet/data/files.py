@@ -61,7 +61,7 @@ def save_arrays(
         >>> fn.data.open_arrays(folder)["x"]
         memmap([0., 1., 2., 3., 4., 5.], dtype=float32)
     """
-    folder = Path(folder).expanduser()
+    folder = check.local_path("save_arrays", "folder", folder)
     if os.path.lexists(folder):
         raise FileExistsError(f"save_arrays: {folder} exists; choose another folder, or remove it first")
     batches = [examples] if isinstance(examples, Mapping) else examples
@@ -98,7 +98,7 @@ def open_arrays(folder: str | os.PathLike[str]) -> Examples:
     Example:
         See `save_arrays`.
     """
-    folder = Path(folder).expanduser()
+    folder = check.local_path("open_arrays", "folder", folder)
     index = folder / INDEX
     if not index.is_file():
         missing = f"has no {INDEX}" if folder.is_dir() else "is not a folder"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnnet as fn
 from fnnet import data
 from fnnet.data import files
 
@@ -284,3 +285,18 @@ def test_a_foreign_json(folder, content):
     (folder / "arrays.json").write_text(content)
     with pytest.raises(ValueError, match="was not written by save_arrays"):
         data.open_arrays(folder)
+
+
+def test_an_address_is_no_path():
+    """It would become the folder "gs:" here."""
+    address = "gs://bucket/run"
+    for read in (
+        lambda: fn.data.save_arrays(address, {"x": np.ones(1)}),
+        lambda: fn.data.open_arrays(address),
+        lambda: fn.data.fashion_mnist(address),
+        lambda: fn.data.read_idx(address),
+    ):
+        with pytest.raises(
+            ValueError, match=r"='gs://bucket/run' is an address, wanted a path of this machine"
+        ):
+            read()

@@ -101,6 +101,7 @@ def test_a_grid_of_the_next_smaller_square() -> None:
         (("--resume", ".", "--out", "new"), "got --out and --resume, wanted one of them"),
         (("--out", "."), "--out . exists already"),
         (("--out", "README.md/new"), "Not a directory"),
+        (("--out", "gs://bucket/new"), "--out='gs:/bucket/new' is an address, wanted a path of this machine"),
         (("--search", "bayes"), "--search"),
     ],
 )

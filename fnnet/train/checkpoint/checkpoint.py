@@ -176,7 +176,8 @@ def restore(
         CheckpointError: there is no checkpoint, or it is damaged, not fnnet's, of a newer format, or of
             another network or optimizer. A damaged one is never skipped silently: the message names an older one
             that is intact.
-        TypeError: a leaf of `like` has no shape and dtype, or has 64 bits and jax is not set to 64 bits.
+        TypeError, ValueError: a leaf of `like` has no shape and dtype, or has 64 bits and jax is not set to 64 bits;
+            the folder is no path of this machine; the step is not an int of at least 0.
         ImportError: orbax is not installed.
 
     Example:
@@ -186,6 +187,8 @@ def restore(
         fnnet.train.checkpoint.files.CheckpointError: restore: no checkpoint in ...: there is no such folder
     """
     wanted = None if callable(like) else named_leaves("restore", like)
+    if step is not None:
+        check.integer("restore", "step", step, "[0, 1e12)")
     checkpointer = make_checkpointer("restore")
     folder = check.local_path("restore", "folder", folder).absolute()
     with raise_together("restore", CheckpointError):

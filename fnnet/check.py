@@ -143,6 +143,18 @@ def is_floating(layer: str, x: Any) -> None:
         )
 
 
+def fits_in_jax(name: str, tree: Any) -> None:
+    """Raises ValueError for integers of NumPy that JAX would cut off: in 32 bits, label 2^32 + 1 would become 1."""
+    for a in jax.tree.leaves(tree):
+        if isinstance(a, np.ndarray | np.generic) and a.dtype.kind in "iu" and a.size:
+            info = jnp.iinfo(jax.dtypes.canonicalize_dtype(a.dtype))
+            if a.dtype != info.dtype and (a.min() < info.min or a.max() > info.max):
+                raise ValueError(
+                    f"{name}: {describe(a)} has numbers from {a.min()} to {a.max()}, wanted numbers that fit in "
+                    f"{info.dtype}, which JAX uses; renumber them, or turn jax_enable_x64 on"
+                )
+
+
 def has_rank(layer: str, x: Any, at_least: int, layout: str) -> None:
     """Raises ValueError unless the input has `at_least` axes or more. The layout is text: "(batch, features)"."""
     if len(getattr(x, "shape", ())) < at_least:

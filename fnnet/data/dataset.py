@@ -81,7 +81,11 @@ def split(
 
     def take(p: int) -> Any:
         index = order[part[order] == p]
-        return jax.tree.map(lambda a: _to_jax(np.asarray(a)[index]), examples) if sizes[p] else None
+        if not sizes[p]:
+            return None
+        taken = jax.tree.map(lambda a: np.asarray(a)[index], examples)
+        check.fits_in_jax("split", taken)
+        return jax.tree.map(jnp.asarray, taken)
 
     return Dataset(take(0), take(1), take(2))
 
@@ -132,18 +136,6 @@ def standardize(dataset: Dataset, *, axis: int | tuple[int, ...] = 0) -> Dataset
         return {**part, "x": jnp.asarray(np.divide(y, std, out=y))}
 
     return Dataset(apply(dataset.train), *(part and apply(part) for part in dataset[1:]))
-
-
-def _to_jax(a: np.ndarray) -> jax.Array:
-    """The array on the device. JAX would cut int64 to int32 silently: 2^32 + 1 would become 1."""
-    if a.dtype.kind in "iu" and a.size:
-        info = jnp.iinfo(jax.dtypes.canonicalize_dtype(a.dtype))
-        if a.min() < info.min or a.max() > info.max:
-            raise ValueError(
-                f"split: {check.describe(a)} has numbers from {a.min()} to {a.max()}, wanted numbers that fit in "
-                f"{info.dtype}, which JAX uses; renumber them, or turn jax_enable_x64 on"
-            )
-    return jnp.asarray(a)
 
 
 def _count(examples: Examples) -> int:

@@ -167,6 +167,23 @@ def test_data(data: Any, error: type[Exception], message: str) -> None:
         range_test()(jax.random.key(0), data)
 
 
+def test_a_label_of_more_than_32_bits_does_not_wrap() -> None:
+    data = {**DATA, "y": np.full(len(X), 2**32 + 1)}
+    message = r"int64\[.*\] has numbers from 4294967297 to 4294967297, wanted numbers that fit in int32"
+    for start in (
+        lambda: fit(train=data),
+        lambda: fit(valid=data),
+        lambda: fit(train=[data], batch_size=None),
+        lambda: fn.train.evaluate(fn.dense(2), {"loss": LOSS}, *INITIAL, data),
+        lambda: run()(jax.random.key(0), {"train": data}, {"learning_rate": 0.1}),
+        lambda: range_test()(jax.random.key(0), data),
+        lambda: step()(None, data, jax.random.key(0)),
+        lambda: fn.train.sweep(run(), {"train": data}, {"learning_rate": [0.1]}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start()
+
+
 def test_a_batch_that_has_more_than_x_and_y() -> None:
     now = jax.eval_shape(lambda: fn.train.start(fn.dense(2), fn.optim.sgd(0.1), jax.random.key(0), X))
     with pytest.raises(ValueError, match="make_step: the batch has 'weight' beside x and y"):

@@ -84,6 +84,7 @@ def resolve_settings(
         raise ValueError(
             f"sweep: score={score!r}, and its name does not say whether more is better, wanted maximize= too"
         )
+    check.fits_in_jax("sweep: data", data)
     if bad := [leaf for leaf in jax.tree.leaves(data) if not hasattr(leaf, "dtype")]:
         raise TypeError(
             f"sweep: data has {check.describe(bad[0])} in it, wanted a dict or a Dataset of arrays"

@@ -31,7 +31,7 @@ def count_examples(name: str, part: Any) -> int:
 
 
 def check_names(name: str, part: Any) -> None:
-    """Raises ValueError unless a part of the data or a batch is a dict with x and y alone, in numbers that JAX holds."""
+    """Raises ValueError unless a part of the data or a batch is a dict with just x and y, in numbers that JAX holds."""
     if isinstance(part, list | tuple) and len(part) == 2 and all(hasattr(a, "shape") for a in part):
         raise ValueError(f'{name} is {check.describe(part)}, wanted a dict with x and y: {{"x": x, "y": y}}')
     if not isinstance(part, Mapping) or not {"x", "y"} <= set(part):

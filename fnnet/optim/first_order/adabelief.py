@@ -17,6 +17,7 @@ from fnnet.optim.hyperparameters import (
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class AdabeliefState(NamedTuple):
@@ -98,7 +99,7 @@ def adabelief(
         else:
             m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         s_hat = jax.tree.map(lambda s: s / bias2.astype(s.dtype), s_eps)
-        updates = jax.tree.map(lambda m, s: times(-alpha, m / (jnp.sqrt(s) + eps)), m_hat, s_hat)
+        updates = jax.tree.map(lambda m, s: times(-alpha, m / (root(s) + visible(eps, s))), m_hat, s_hat)
         s = s_eps if eps_root_in_s else s
         return cast_like(updates, grads), AdabeliefState(t, cast_like(m, state.m), cast_like(s, state.s))
 

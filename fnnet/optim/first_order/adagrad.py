@@ -18,6 +18,7 @@ from fnnet.optim.hyperparameters import (
     next_step,
     times,
 )
+from fnnet.optim.numerics import reciprocal_root, root, visible
 
 
 class AdagradState(NamedTuple):
@@ -75,9 +76,10 @@ def adagrad(
         alpha = at_step(learning_rate, state.step)
         s = jax.tree.map(lambda s, g: abs_sq(g) + s, state.s, grads)
         if eps_in_sqrt:
-            scale = jax.tree.map(lambda s: jnp.where(s > 0, jax.lax.rsqrt(s + eps), 0.0), s)
+            scale = jax.tree.map(lambda s: reciprocal_root(s + visible(eps, s, under_root=True)), s)
         else:
-            scale = jax.tree.map(lambda s: jnp.where(s > 0, 1 / (jnp.sqrt(s) + eps), 0.0), s)
+            scale = jax.tree.map(lambda s: 1 / (root(s) + visible(eps, s)), s)
+        scale = jax.tree.map(lambda s, scale: jnp.where(s > 0, scale, 0.0), s, scale)
         updates = jax.tree.map(lambda scale, g: times(-alpha, scale * g), scale, grads)
         return cast_like(updates, grads), AdagradState(next_step(state.step), cast_like(s, state.s))
 

@@ -18,6 +18,7 @@ from fnnet.optim.hyperparameters import (
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -90,11 +91,11 @@ def adamaxw(
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         if eps_in_max:
-            u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g) + eps, b2 * u), state.u, grads)
+            u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g) + visible(eps, u), b2 * u), state.u, grads)
             x = jax.tree.map(lambda m, u: m / u, m_hat, u)
         else:
             u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g), b2 * u), state.u, grads)
-            x = jax.tree.map(lambda m, u: m / (u + eps), m_hat, u)
+            x = jax.tree.map(lambda m, u: m / (u + visible(eps, u)), m_hat, u)
         x = add_weight_decay("adamaxw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         return cast_like(updates, grads), AdamaxwState(t, cast_like(m, state.m), cast_like(u, state.u))

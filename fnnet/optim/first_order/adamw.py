@@ -19,6 +19,7 @@ from fnnet.optim.hyperparameters import (
     check_number_or_schedule,
     times,
 )
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -121,7 +122,7 @@ def adamw(
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        x = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps_t), m_hat, v_hat)
+        x = jax.tree.map(lambda m, v: m / (root(v + eps_root) + visible(eps_t, v)), m_hat, v_hat)
         if rate_in_decay:
             x = add_weight_decay("adamw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)

@@ -19,6 +19,7 @@ from fnnet.optim.hyperparameters import (
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -123,7 +124,9 @@ def adan(
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         n_hat = jax.tree.map(lambda n: n / bias3.astype(n.dtype), n)
-        x = jax.tree.map(lambda m, v, n: (m + w * v) / (jnp.sqrt(n + eps_root) + eps), m_hat, v_hat, n_hat)
+        x = jax.tree.map(
+            lambda m, v, n: (m + w * v) / (root(n + eps_root) + visible(eps, n)), m_hat, v_hat, n_hat
+        )
         if proximal and params is not None:
             # (theta - alpha x) / (1 + alpha lambda) is theta - alpha (x + lambda' (theta - alpha x)).
             params = jax.tree.map(lambda p, x: p - alpha * x, params, x)

@@ -17,6 +17,7 @@ from fnnet.optim.hyperparameters import (
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class AmsgradState(NamedTuple):
@@ -108,7 +109,9 @@ def amsgrad(
         else:
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             v_max = v_hat = jax.tree.map(jnp.maximum, state.v_max, v_hat)
-        updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
+        updates = jax.tree.map(
+            lambda m, v: times(-alpha, m / (root(v + eps_root) + visible(eps_t, v))), m_hat, v_hat
+        )
         state = AmsgradState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(v_max, state.v_max))
         return cast_like(updates, grads), state
 

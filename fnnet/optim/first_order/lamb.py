@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.copies import copy_axes, for_each_copy
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
@@ -19,6 +20,7 @@ from fnnet.optim.hyperparameters import (
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import Norm, norms_like, root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay, map_masked
 
 
@@ -97,14 +99,14 @@ def lamb(
     if phi_max is not None:
         check.number("lamb", "phi_max", phi_max, "[0, inf)")
 
-    def apply_trust_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
-        phi, u_norm = optax.safe_norm(theta, 0.0), optax.safe_norm(u, 0.0)
+    def apply_trust_ratio(u: jax.Array, of_theta: Norm, of_u: Norm) -> jax.Array:
+        phi = of_theta.value
         if phi_min is not None:
             phi = jnp.maximum(phi, phi_min)
         if phi_max is not None:
             phi = jnp.minimum(phi, phi_max)
-        still = jnp.logical_or(phi == 0, u_norm == 0)
-        return u * jnp.where(still, jnp.array(1.0, theta.dtype), phi / u_norm)
+        still = jnp.logical_or(phi == 0, of_u.value == 0)
+        return (u * jnp.where(still, 1, phi / of_u.divisor)).astype(u.dtype)
 
     def init(params: optax.Params) -> LambState:
         return LambState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), v=zeros_like(params))
@@ -124,11 +126,14 @@ def lamb(
             bias1, bias2 = 1 - b1**t, 1 - b2**t
             m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        u = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps), m_hat, v_hat)
+        u = jax.tree.map(lambda m, v: m / (root(v + eps_root) + visible(eps, v)), m_hat, v_hat)
 
         if decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
-        u = map_masked(apply_trust_ratio, trust_ratio_mask, u, params)
+        u = map_masked(
+            lambda u, _, of_theta, of_u, n: for_each_copy(apply_trust_ratio, n)(u, of_theta, of_u),
+            trust_ratio_mask, u, params, *norms_like((params, u)), copy_axes(u),
+        )  # fmt: skip
         if not decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
         updates = jax.tree.map(lambda u: times(-alpha, u), u)

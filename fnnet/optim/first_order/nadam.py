@@ -16,6 +16,7 @@ from fnnet.optim.hyperparameters import (
     check_learning_rate,
     times,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class NadamState(NamedTuple):
@@ -113,7 +114,9 @@ def nadam(
         g_hat = jax.tree.map(lambda g: g / bias1.astype(g.dtype), grads)
         m_hat = jax.tree.map(lambda m, g: mu_next * m + (1 - mu) * g, m_next, g_hat)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
+        updates = jax.tree.map(
+            lambda m, v: times(-alpha, m / (root(v + eps_root) + visible(eps_t, v))), m_hat, v_hat
+        )
         state = NadamState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(product, state.product))
         return cast_like(updates, grads), state
 

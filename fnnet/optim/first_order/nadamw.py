@@ -18,6 +18,7 @@ from fnnet.optim.hyperparameters import (
     check_number_or_schedule,
     times,
 )
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -118,7 +119,7 @@ def nadamw(
         g_hat = jax.tree.map(lambda g: g / bias1.astype(g.dtype), grads)
         m_hat = jax.tree.map(lambda m, g: mu_next * m + (1 - mu) * g, m_next, g_hat)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        x = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps_t), m_hat, v_hat)
+        x = jax.tree.map(lambda m, v: m / (root(v + eps_root) + visible(eps_t, v)), m_hat, v_hat)
         if rate_in_decay:
             x = add_weight_decay("nadamw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)

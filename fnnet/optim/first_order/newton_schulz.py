@@ -24,24 +24,27 @@ PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 def newton_schulz(
     m: jax.Array,
+    norm: jax.Array | None,
     triples: tuple[Coefficients, ...],
     steps: chex.Numeric,
     preconditioning: str,
     eps: chex.Numeric,
+    eps_in_max: bool,
 ) -> jax.Array:
-    """About U V^T of a matrix m = U S V^T. Each step uses one of the triples (a, b, c); the last one is repeated."""
+    """About U V^T of a matrix m = U S V^T. Each step uses one of the triples (a, b, c); the last one is repeated.
+
+    m is divided by `norm + eps` first, or by max(norm, eps); with "aol" and "schatten" norm is None.
+    """
     if m.shape[0] > m.shape[1]:  # the Gram matrix is smaller for the transpose
-        return newton_schulz(m.T, triples, steps, preconditioning, eps).T
+        return newton_schulz(m.T, norm, triples, steps, preconditioning, eps, eps_in_max).T
 
     def step(x: jax.Array, gram: jax.Array, triple: Coefficients) -> jax.Array:
         a, b, c = (jnp.asarray(number, x.dtype) for number in triple)
         return a * x + (b * gram + c * gram @ gram) @ x
 
     x = m
-    if preconditioning == "frobenius":
-        x = x / (jnp.linalg.norm(x, ord="fro") + eps)
-    if preconditioning == "spectral":
-        x = x / (jnp.linalg.norm(x, ord=2) + eps)
+    if norm is not None:
+        x = x / (jnp.maximum(norm, eps) if eps_in_max else norm + eps)
     gram = x @ x.T.conj()
     if preconditioning == "aol":
         scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.abs(gram), axis=1, keepdims=True), 1e-8))

@@ -17,6 +17,7 @@ from fnnet.optim.hyperparameters import (
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class RadamState(NamedTuple):
@@ -113,7 +114,7 @@ def radam(
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
 
         def x(m: jax.Array, v: jax.Array) -> jax.Array:
-            adaptive = r.astype(m.dtype) * m / (jnp.sqrt(v + eps_root) + eps_t)
+            adaptive = r.astype(m.dtype) * m / (root(v + eps_root) + visible(eps_t, v))
             return jnp.where(rectify, adaptive, m)
 
         updates = jax.tree.map(lambda m, v: times(-alpha, x(m, v)), m_hat, v_hat)

@@ -18,6 +18,7 @@ from fnnet.optim.hyperparameters import (
     next_step,
     times,
 )
+from fnnet.optim.numerics import reciprocal_root, root, visible
 
 
 class RmspropState(NamedTuple):
@@ -110,9 +111,11 @@ def rmsprop(
             m_hat = jax.tree.map(lambda m: m / bias.astype(m.dtype), m) if bias_correction else m
             variance = jax.tree.map(lambda s, m: s - abs_sq(m), s_hat, m_hat)
         if eps_in_sqrt:
-            x = jax.tree.map(lambda s, g: jax.lax.rsqrt(s + eps) * g, variance, grads)
+            x = jax.tree.map(
+                lambda s, g: reciprocal_root(s + visible(eps, s, under_root=True)) * g, variance, grads
+            )
         else:
-            x = jax.tree.map(lambda s, g: 1 / (jnp.sqrt(s) + eps) * g, variance, grads)
+            x = jax.tree.map(lambda s, g: 1 / (root(s) + visible(eps, s)) * g, variance, grads)
 
         v, updates = state.v, x
         if momentum is None or rate_in_velocity:

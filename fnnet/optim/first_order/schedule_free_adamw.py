@@ -9,6 +9,7 @@ import optax
 
 from fnnet import check
 from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, cast_like, times
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 from fnnet.optim.wrappers.schedule_free import one_step_ahead, schedule_free, with_warmup
 
@@ -97,7 +98,7 @@ def schedule_free_adamw(
         else:
             bias = 1 - b2**t
             v_hat = jax.tree.map(lambda v: v / bias.astype(v.dtype), v)
-        x = jax.tree.map(lambda v, g: 1 / (jnp.sqrt(v) + eps) * g, v_hat, grads)
+        x = jax.tree.map(lambda v, g: 1 / (root(v) + visible(eps, v)) * g, v_hat, grads)
         x = add_weight_decay("schedule_free_adamw", x, params, weight_decay, None)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         return cast_like(updates, grads), NormalizedState(t, cast_like(v, state.v))

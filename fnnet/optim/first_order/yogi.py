@@ -16,6 +16,7 @@ from fnnet.optim.hyperparameters import (
     check_learning_rate,
     times,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class YogiState(NamedTuple):
@@ -97,7 +98,7 @@ def yogi(
             m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             eps_t = eps / jnp.sqrt(bias2) if eps_before_correction else eps
-        updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v) + eps_t)), m_hat, v_hat)
+        updates = jax.tree.map(lambda m, v: times(-alpha, m / (root(v) + visible(eps_t, v))), m_hat, v_hat)
         return cast_like(updates, grads), YogiState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,6 +11,7 @@ import optax
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, cast_like, check_learning_rate, times
+from fnnet.optim.numerics import visible
 from fnnet.optim.second_order.hutchinson import hutchinson_estimator_diag_hessian
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
@@ -114,7 +115,8 @@ def sophia(
         )
 
     def quotient(m: jax.Array, h: jax.Array) -> jax.Array:
-        return m / (jnp.maximum(gamma * h, 0) + eps if eps_added else jnp.maximum(gamma * h, eps))
+        least = visible(eps, h)
+        return m / (jnp.maximum(gamma * h, 0) + least if eps_added else jnp.maximum(gamma * h, least))
 
     def update(
         grads: optax.Updates, state: SophiaState, params: optax.Params | None = None, **extra: Any

@@ -67,7 +67,8 @@ contrib = optax.contrib
 
 
 def both(name: str, module: Any = optax, **arguments: Any) -> tuple[Any, Any]:
-    return getattr(fn.optim, name)(**arguments), getattr(module, name)(**arguments)
+    form = {"b2_in_float32": True} if name == "adafactor" else {}
+    return getattr(fn.optim, name)(**arguments, **form), getattr(module, name)(**arguments)
 
 
 def variants() -> dict[str, tuple[Any, Any]]:

@@ -84,11 +84,12 @@ class TestRepeat:
         assert fn.copy_axes(params) == {
             "dense_0": {"b": 0, "w": 0},
             "repeat_0": {"copies": {"copies": {"b": 2, "w": 2}}},
-            "repeat_1": {
-                "copies": {"experts": {f"dense_{i}": {"b": 2, "w": 2} for i in range(2)}, "w": 1}
-            },
+            "repeat_1": {"copies": {"experts": {f"dense_{i}": {"b": 2, "w": 2} for i in range(2)}, "w": 1}},
         }
-        assert fn.copy_axes([{"copies": {"w": 0.0, "b": 0.0}}, {"copies": 0.0}]) == [{"copies": one}, {"copies": 0}]
+        assert fn.copy_axes([{"copies": {"w": 0.0, "b": 0.0}}, {"copies": 0.0}]) == [
+            {"copies": one},
+            {"copies": 0},
+        ]
 
     def test_the_program_does_not_grow_with_the_depth(self):
         def size(times):

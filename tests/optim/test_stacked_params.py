@@ -240,7 +240,7 @@ def test_a_gpt_with_muon() -> None:
                 )
                 orthogonal += 1
         else:
-            np.testing.assert_allclose(u, -np.sign(g), rtol=1e-5)
+            np.testing.assert_allclose(u, -np.sign(g), rtol=1e-4)
     assert orthogonal == 3 * 6  # q, k, v, o and two of the hidden layer
     for name in ("embed_0", "learned_position_0", "dense_0"):
-        close(updates[name], each(lambda g: -np.sign(g), grads[name]), rtol=1e-5)
+        close(updates[name], each(lambda g: -np.sign(g), grads[name]), rtol=1e-4)

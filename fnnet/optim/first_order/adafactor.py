@@ -165,7 +165,7 @@ def adafactor(
         if eps_in_square:
             rows, columns = inverse_power(r / mean), inverse_power(c)
             return g * jnp.expand_dims(rows, longest) * jnp.expand_dims(columns, second)
-        v = jnp.expand_dims(r / jnp.maximum(mean, eps), longest) * jnp.expand_dims(c, second)
+        v = jnp.expand_dims(r / jnp.maximum(mean, visible(eps, mean)), longest) * jnp.expand_dims(c, second)
         return g * inverse_power(jnp.maximum(v, visible(eps * eps, v, under_root=True)))
 
     def rms(x: jax.Array) -> jax.Array:

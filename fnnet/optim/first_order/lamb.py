@@ -46,6 +46,7 @@ def lamb(
     phi_min: chex.Numeric | None = None,
     phi_max: chex.Numeric | None = None,
     trust_ratio_mask: Any | Callable[[optax.Params], Any] | None = None,
+    decay_first: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """LAMB. Each array of the params counts as a layer with its own learning rate.
 
@@ -66,11 +67,13 @@ def lamb(
             params: True where a param decays. All do by default. Biases and gains are often left out.
         bias_correction: False for m_hat = m and v_hat = v, as in the paper's first version and much PyTorch code.
         decay_in_ratio: True as above and in the paper. False leaves lambda theta out of u and adds it to the step,
-            theta <- theta - alpha (ratio u + lambda theta), as Keras does.
+            theta <- theta - alpha (ratio u + lambda theta).
         phi_min: lower bound of phi; none by default. The paper leaves the bounds open.
         phi_max: upper bound of phi; none by default. (10 is common.)
         trust_ratio_mask: like `mask`: True where an array has the ratio; elsewhere it is 1. All have it by default.
             (apex leaves out arrays without decay.)
+        decay_first: True for theta <- (1 - alpha lambda) theta before the step, as in Keras: the ratio is that of the
+            decayed theta, and u is without lambda theta.
 
     Twin: `optax.lamb`, equal bit for bit; up to rounding if alpha and lambda are both schedules, whose steps optax
     counts separately.
@@ -128,13 +131,16 @@ def lamb(
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         u = jax.tree.map(lambda m, v: m / (root(v + eps_root) + visible(eps, v)), m_hat, v_hat)
 
-        if decay_in_ratio:
+        theta = params
+        if decay_first:
+            theta = add_weight_decay("lamb", params, params, -alpha * decay, mask)
+        elif decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
         u = map_masked(
             lambda u, _, of_theta, of_u, n: for_each_copy(apply_trust_ratio, n)(u, of_theta, of_u),
-            trust_ratio_mask, u, params, *norms_like((params, u)), copy_axes(u),
+            trust_ratio_mask, u, params, *norms_like((theta, u)), copy_axes(u),
         )  # fmt: skip
-        if not decay_in_ratio:
+        if decay_first or not decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
         updates = jax.tree.map(lambda u: times(-alpha, u), u)
         return cast_like(updates, grads), LambState(t, cast_like(m, state.m), cast_like(v, state.v))

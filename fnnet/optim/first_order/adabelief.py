@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
@@ -73,6 +74,7 @@ def adabelief(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1111', '0.1111']
     """
+    check_flags("adabelief", nesterov=nesterov, eps_root_in_s=eps_root_in_s)
     check_learning_rate("adabelief", learning_rate)
     check.number("adabelief", "b1", b1, "[0, 1)")
     check.number("adabelief", "b2", b2, "[0, 1)")

@@ -16,6 +16,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -113,6 +114,18 @@ def adafactor(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.3000', '0.3000']
     """
+    check_flags(
+        "adafactor",
+        multiply_by_parameter_scale=multiply_by_parameter_scale,
+        factored=factored,
+        relative_step=relative_step,
+        eps_in_square=eps_in_square,
+        last_axes=last_axes,
+        decay_times_rate=decay_times_rate,
+        b2_in_float32=b2_in_float32,
+    )
+    check.is_positive("adafactor", "min_dim_size_to_factor", min_dim_size_to_factor)
+    check.number("adafactor", "decay_offset", decay_offset)
     if learning_rate is not None:
         check_learning_rate("adafactor", learning_rate)
     if decay_times_rate and learning_rate is None:

@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
@@ -62,6 +63,7 @@ def adagrad(
         >>> updates
         Array([-0.1, -0. ], dtype=float32)
     """
+    check_flags("adagrad", eps_in_sqrt=eps_in_sqrt)
     check_learning_rate("adagrad", learning_rate)
     check.number("adagrad", "initial_accumulator_value", initial_accumulator_value, "[0, inf)")
     check.number("adagrad", "eps", eps, "[0, inf)")

@@ -14,6 +14,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
 )
@@ -72,6 +73,7 @@ def adam(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
+    check_flags("adam", nesterov=nesterov, eps_before_correction=eps_before_correction)
     if nesterov:
         return nadam(
             learning_rate, b1, b2, eps, eps_root, mu_dtype, eps_before_correction=eps_before_correction

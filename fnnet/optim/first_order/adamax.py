@@ -12,6 +12,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
@@ -65,6 +66,7 @@ def adamax(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
+    check_flags("adamax", eps_in_max=eps_in_max)
     check_learning_rate("adamax", learning_rate)
     check.number("adamax", "b1", b1, "[0, 1)")
     check.number("adamax", "b2", b2, "[0, 1)")

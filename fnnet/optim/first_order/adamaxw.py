@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -72,6 +73,7 @@ def adamaxw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1010', '-0.0010']
     """
+    check_flags("adamaxw", eps_in_max=eps_in_max)
     check_learning_rate("adamaxw", learning_rate)
     check.number("adamaxw", "b1", b1, "[0, 1)")
     check.number("adamaxw", "b2", b2, "[0, 1)")

@@ -15,6 +15,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -85,6 +86,9 @@ def adamw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1010', '-0.0010']
     """
+    check_flags(
+        "adamw", nesterov=nesterov, eps_before_correction=eps_before_correction, rate_in_decay=rate_in_decay
+    )
     if nesterov:
         return nadamw(
             learning_rate,

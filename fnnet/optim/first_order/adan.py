@@ -14,6 +14,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -89,6 +90,7 @@ def adan(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
+    check_flags("adan", difference_times_b2=difference_times_b2, proximal=proximal)
     check_learning_rate("adan", learning_rate)
     check.number("adan", "b1", b1, "[0, 1)")
     check.number("adan", "b2", b2, "[0, 1)")

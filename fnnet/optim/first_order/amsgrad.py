@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
@@ -80,6 +81,13 @@ def amsgrad(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0010']
     """
+    check_flags(
+        "amsgrad",
+        bias_correction_mu=bias_correction_mu,
+        bias_correction_nu=bias_correction_nu,
+        max_before_correction=max_before_correction,
+        eps_before_correction=eps_before_correction,
+    )
     check_learning_rate("amsgrad", learning_rate)
     check.number("amsgrad", "b1", b1, "[0, 1)")
     check.number("amsgrad", "b2", b2, "[0, 1)")

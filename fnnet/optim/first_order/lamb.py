@@ -15,6 +15,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -91,6 +92,9 @@ def lamb(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.3536', '0.3536']
     """
+    check_flags(
+        "lamb", bias_correction=bias_correction, decay_in_ratio=decay_in_ratio, decay_first=decay_first
+    )
     check_learning_rate("lamb", learning_rate)
     check.number("lamb", "b1", b1, "[0, 1)")
     check.number("lamb", "b2", b2, "[0, 1)")

@@ -14,6 +14,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     init_step,
@@ -82,6 +83,7 @@ def lars(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0030', '0.0040']
     """
+    check_flags("lars", nesterov=nesterov, joint_norm=joint_norm, rate_in_velocity=rate_in_velocity)
     check_learning_rate("lars", learning_rate)
     check_number_or_schedule("lars", "weight_decay", weight_decay, "[0, inf)")
     check.number("lars", "trust_coefficient", trust_coefficient, "[0, inf)")

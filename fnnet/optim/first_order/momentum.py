@@ -12,6 +12,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
@@ -66,6 +67,8 @@ def momentum(
         >>> updates
         Array([-0.19], dtype=float32)
     """
+    check_flags("momentum", rate_in_velocity=rate_in_velocity, dampen_first=dampen_first)
+    check.number("momentum", "dampening", dampening)
     check_learning_rate("momentum", learning_rate)
     check.number("momentum", "momentum", momentum, "[0, 1)")
 

@@ -25,6 +25,8 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_count,
+    check_flags,
     check_learning_rate,
     times,
 )
@@ -132,11 +134,19 @@ def muon(
         >>> bool(jnp.all(jnp.abs(jnp.diag(updates)) > 0.06))
         True
     """
-    adam_learning_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    check_flags(
+        "muon",
+        nesterov=nesterov,
+        adaptive=adaptive,
+        bias_correction=bias_correction,
+        eps_in_max=eps_in_max,
+    )
+    if consistent_rms is not None:
+        check.number("muon", "consistent_rms", consistent_rms, "[0, inf)")
     check_learning_rate("muon", learning_rate)
-    check_learning_rate("muon", adam_learning_rate)
-    if not isinstance(ns_steps, jax.Array):
-        check.is_positive("muon", "ns_steps", ns_steps)
+    adam_learning_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    check_learning_rate("muon", adam_learning_rate, "adam_learning_rate")
+    check_count("muon", "ns_steps", ns_steps)
     check.number("muon", "beta", beta, "[0, 1)")
     check.number("muon", "eps", eps, "[0, inf)")
     check.number("muon", "weight_decay", weight_decay, "[0, inf)")
@@ -144,8 +154,7 @@ def muon(
     check.number("muon", "adam_b2", adam_b2, "[0, 1)")
     check.number("muon", "adam_eps_root", adam_eps_root, "[0, inf)")
     check.number("muon", "adam_weight_decay", adam_weight_decay, "[0, inf)")
-    if preconditioning not in PRECONDITIONINGS:
-        raise ValueError(f"muon: preconditioning={preconditioning!r}, wanted one of {PRECONDITIONINGS}")
+    check.one_of("muon", "preconditioning", preconditioning, PRECONDITIONINGS)
     triples = coefficient_triples(ns_coeffs)
     steps = ns_steps if len(triples) == 1 else len(triples)
 

@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
 )
@@ -80,6 +81,7 @@ def nadam(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1474', '0.1474']
     """
+    check_flags("nadam", schedule_in_mean=schedule_in_mean, eps_before_correction=eps_before_correction)
     check_learning_rate("nadam", learning_rate)
     check.number("nadam", "b1", b1, "[0, 1)")
     check.number("nadam", "b2", b2, "[0, 1)")

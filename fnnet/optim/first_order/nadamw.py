@@ -14,6 +14,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -83,6 +84,12 @@ def nadamw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1484', '-0.0010']
     """
+    check_flags(
+        "nadamw",
+        schedule_in_mean=schedule_in_mean,
+        eps_before_correction=eps_before_correction,
+        rate_in_decay=rate_in_decay,
+    )
     check_learning_rate("nadamw", learning_rate)
     check.number("nadamw", "b1", b1, "[0, 1)")
     check.number("nadamw", "b2", b2, "[0, 1)")

@@ -5,6 +5,9 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from fnnet import check
 
 Coefficients = tuple[chex.Numeric, chex.Numeric, chex.Numeric]
 
@@ -64,9 +67,13 @@ def newton_schulz(
 def coefficient_triples(ns_coeffs: Any) -> tuple[Coefficients, ...]:
     """The coefficients (a, b, c) of Newton-Schulz steps, one triple or several. Raises ValueError otherwise."""
     if isinstance(ns_coeffs, str):
-        if ns_coeffs not in PRESETS:
-            raise ValueError(f"muon: ns_coeffs={ns_coeffs!r}, wanted one of {tuple(PRESETS)} or triples")
+        check.one_of("muon", "ns_coeffs", ns_coeffs, tuple(PRESETS))
         ns_coeffs = PRESETS[ns_coeffs]
+    if not isinstance(ns_coeffs, jax.core.Tracer):
+        for number in jax.tree.leaves(ns_coeffs, is_leaf=lambda node: node is None):
+            # A row of an array is an array of numbers.
+            for one in number.ravel() if isinstance(number, np.ndarray | jax.Array) else [number]:
+                check.number("muon", "ns_coeffs", one)
     shape = jnp.asarray(ns_coeffs).shape
     if len(shape) not in (1, 2) or shape[-1] != 3 or shape[0] == 0:
         raise ValueError(

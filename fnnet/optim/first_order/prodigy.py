@@ -12,6 +12,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     copy_tree,
     zeros_like,
@@ -93,21 +94,27 @@ def prodigy(
         >>> [f"{u:.4f}" for u in updates], float(state.d)
         (['-0.1000', '0.1000'], 0.10000000149011612)
     """
+    check_flags(
+        "prodigy",
+        safeguard_warmup=safeguard_warmup,
+        bias_correction=bias_correction,
+        next_d_in_eps=next_d_in_eps,
+    )
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"prodigy: betas={betas!r}, wanted two numbers, (b1, b2)")
     b1, b2 = betas
-    b3 = b2**0.5 if beta3 is None else beta3
     check_learning_rate("prodigy", learning_rate)
     check.number("prodigy", "betas[0]", b1, "[0, 1)")
     check.number("prodigy", "betas[1]", b2, "[0, 1)")
+    b3 = b2**0.5 if beta3 is None else beta3
     if beta3 is not None:
         check.number("prodigy", "beta3", beta3, "[0, 1)")
     check.number("prodigy", "eps", eps, "[0, inf)")
-    check.number("prodigy", "estim_lr0", estim_lr0, "[0, inf)")
+    check.number("prodigy", "estim_lr0", estim_lr0, "(0, inf)")  # the estimates grow from it
     check.number("prodigy", "estim_lr_coef", estim_lr_coef, "[0, inf)")
     check.number("prodigy", "weight_decay", weight_decay, "[0, inf)")
     if growth_rate is not None:
         check.number("prodigy", "growth_rate", growth_rate, "[1, inf)")
-    if isinstance(estim_lr0, int | float) and estim_lr0 == 0:
-        raise ValueError("prodigy: estim_lr0=0, wanted a number above 0: the estimates grow from it")
 
     def init(params: optax.Params) -> ProdigyState:
         dtype = optax.tree.dtype(params, "lowest")

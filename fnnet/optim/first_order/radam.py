@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
@@ -79,6 +80,7 @@ def radam(
         >>> [f"{u:.4f}" for u in updates]
         ['-10.0000', '0.0100']
     """
+    check_flags("radam", nesterov=nesterov, eps_before_correction=eps_before_correction)
     check_learning_rate("radam", learning_rate)
     check.number("radam", "b1", b1, "[0, 1)")
     check.number("radam", "b2", b2, "[0, 1)")

@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
@@ -81,6 +82,14 @@ def rmsprop(
         >>> updates
         Array([-0.1,  0.1], dtype=float32)
     """
+    check_flags(
+        "rmsprop",
+        eps_in_sqrt=eps_in_sqrt,
+        centered=centered,
+        nesterov=nesterov,
+        bias_correction=bias_correction,
+        rate_in_velocity=rate_in_velocity,
+    )
     check_learning_rate("rmsprop", learning_rate)
     check.number("rmsprop", "decay", decay, "[0, 1)")
     check.number("rmsprop", "eps", eps, "[0, inf)")

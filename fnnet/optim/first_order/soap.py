@@ -16,6 +16,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -96,6 +97,7 @@ def soap(
         >>> [f"{u:.4f}" for u in jnp.diag(updates)]
         ['-0.1000', '0.1000']
     """
+    check_flags("soap", precondition_1d=precondition_1d)
     check_learning_rate("soap", learning_rate)
     check.number("soap", "b1", b1, "[0, 1)")
     check.number("soap", "b2", b2, "[0, 1)")

@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
 )
@@ -74,6 +75,8 @@ def yogi(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.0944']
     """
+    check_flags("yogi", bias_correction=bias_correction, eps_before_correction=eps_before_correction)
+    check.number("yogi", "initial_m", initial_m)
     check_learning_rate("yogi", learning_rate)
     check.number("yogi", "b1", b1, "[0, 1)")
     check.number("yogi", "b2", b2, "[0, 1)")

@@ -149,12 +149,19 @@ def adaptive_grad_clip(
     """
     check.number("adaptive_grad_clip", "clipping", clipping, "[0, inf)")
     check.number("adaptive_grad_clip", "eps", eps, "[0, inf)")
+    given = () if axis is None else axis if isinstance(axis, Sequence) else (axis,)
+    if not all(isinstance(a, int) and not isinstance(a, bool) for a in given):
+        raise TypeError(f"adaptive_grad_clip: axis={axis!r}, wanted an int or several")
 
     def unit_axes(x: jax.Array, copies: int) -> tuple[int, ...]:
         """The axes over which norms are taken, those of one copy."""
         ndim = x.ndim - copies
         if axis is not None:
-            over = [a % ndim for a in ([axis] if isinstance(axis, int) else axis)]
+            if not all(-ndim <= a < ndim for a in given):
+                raise ValueError(
+                    f"adaptive_grad_clip: axis={axis} for {check.describe(x)}, wanted axes that it has"
+                )
+            over = [a % ndim for a in given]
         elif sum(n != 1 for n in x.shape[copies:]) <= 1:
             over = [*range(ndim)]
         elif ndim in (2, 3):

@@ -10,7 +10,7 @@ import optax
 
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import cast_like, times
+from fnnet.optim.hyperparameters import cast_like, check_flags, times
 from fnnet.optim.numerics import global_norm
 
 
@@ -65,6 +65,7 @@ def sam(
         >>> updates  # -0.1 times the gradient at 1.5
         Array([-0.3], dtype=float32)
     """
+    check_flags("sam", adaptive=adaptive)
     check.number("sam", "rho", rho, "[0, inf)")
     check.number("sam", "eta", eta, "[0, inf)")
     check.is_positive("sam", "sync_period", sync_period)

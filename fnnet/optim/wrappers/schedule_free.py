@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_numbers,
 )
 from fnnet.optim.schedules.warm_up import warmup_constant_schedule
 
@@ -77,10 +78,9 @@ def schedule_free(
         >>> state.z, fn.optim.schedule_free_eval_params(state, y), y
         (Array([0.], dtype=float32), Array([0.25], dtype=float32), Array([0.125], dtype=float32))
     """
+    check_numbers("schedule_free", weight_lr_power=weight_lr_power, r=r)
     check_learning_rate("schedule_free", learning_rate)
-    check.number("schedule_free", "b1", b1, "[0, 1)")
-    if isinstance(b1, int | float) and b1 == 0:
-        raise ValueError("schedule_free: b1=0, wanted above 0: x is found from y = b1 x + (1 - b1) z")
+    check.number("schedule_free", "b1", b1, "(0, 1)")  # x is found from y = b1 x + (1 - b1) z
     base = optax.with_extra_args_support(base_optimizer)
 
     def init(params: optax.Params) -> ScheduleFreeState:

@@ -32,7 +32,7 @@ def check_count(function: str, name: str, value: Any, least: int = 1) -> None:
     """Raises TypeError or ValueError unless the value is a whole number, `least` or more. A tracer passes."""
     check.number(function, name, value, f"[{least}, inf)")
     if not isinstance(value, jax.core.Tracer) and float(value) != int(value):
-        raise ValueError(f"{function}: {name}={value}, wanted a whole number")
+        raise TypeError(f"{function}: {name}={value}, wanted a whole number")
 
 
 def check_flags(function: str, **given: Any) -> None:

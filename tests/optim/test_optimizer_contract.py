@@ -227,7 +227,7 @@ class TestContract:
             inspect.signature(TWINS[name].ours).parameters
         )
         for share in shares:
-            with pytest.raises(ValueError, match=rf"{share}=1\.5, wanted in \[0, 1\)"):
+            with pytest.raises(ValueError, match=rf"{share}=1\.5, wanted in [\[(]0, 1\)"):
                 TWINS[name].ours(learning_rate=RATE, **{share: 1.5})
 
 

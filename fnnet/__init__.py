@@ -23,6 +23,7 @@ from fnnet.activations import (
     tanh,
 )
 from fnnet.combinators import on_x, parallel, residual, serial
+from fnnet.copies import copy_axes
 from fnnet.layer import Layer, as_layer
 from fnnet.layers.attention.alignment import additive_attention, multiplicative_attention
 from fnnet.layers.attention.dot_product import dot_product_attention
@@ -95,6 +96,7 @@ __all__ = [
     "check",
     "conv",
     "conv_transpose",
+    "copy_axes",
     "data",
     "dense",
     "depth_to_space",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fnnet import check
 from fnnet.children import Child, apply_child, child_keys, output_shape
+from fnnet.copies import COPIES, EXPERTS
 from fnnet.layer import Layer, Params, State, as_layer, name_by_kind, printable
 
 
@@ -27,8 +28,8 @@ def serial(*layers: Child, **named: Child) -> Layer:
 
     Raises:
         TypeError: a child is neither a layer nor a function of an array.
-        ValueError: a name that you chose is already the name of another child; params or state have an entry that
-            is not the name of a child.
+        ValueError: a name that you chose is already the name of another child, or "copies" or "experts", which mark
+            stacked params (`copy_axes`); params or state have an entry that is not the name of a child.
         Whatever a child raises, with a note that names the child and its input.
 
     Example:
@@ -235,6 +236,8 @@ def on_x(*layers: Child) -> Layer:
 def _name_children(kind: str, layers: Sequence[Child], named: Mapping[str, Child]) -> dict[str, Layer]:
     """The children by name, in order: first those named by kind and count, then those with given names."""
     children = name_by_kind(layers)
+    for name in {COPIES, EXPERTS} & set(named):
+        raise ValueError(f"{kind}: the name {name!r} marks params of stacked copies; choose another")
     for name in set(named) & set(children):
         raise ValueError(
             f"{kind}: the name {name!r} is taken by a child without a name of its own; choose another"

@@ -11,6 +11,7 @@ from jax import lax
 
 from fnnet import check
 from fnnet.children import Child, apply_child, output_shape
+from fnnet.copies import COPIES
 from fnnet.layer import Layer, Params, State, as_layer, printable
 
 
@@ -21,9 +22,12 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
         y = f(... f(f(x; theta_1); theta_2) ...; theta_n)
 
     The params (and state) of all copies are stacked along a leading axis, and a `lax.scan` runs over them. So only
-    one copy is compiled, whatever their number.
+    one copy is compiled, whatever their number. The params stand under the key "copies". It tells optimizers that the
+    leading axis is not part of the layer: `muon`, `lamb`, clipping and all others do with each copy what they
+    do with a layer in a list (`copy_axes`).
 
-    Shapes: y as x; params and state (times, ...).
+    Shapes: y as x; params {"copies": the layer's, each array (times, ...)}, or {} for a layer without params; state
+    as the layer's, each array (times, ...).
 
     Args:
         layer: a layer, or a plain function of an array. Its output must have the shape and dtype of its input.
@@ -37,7 +41,7 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
     Example:
         >>> net = fn.repeat(fn.residual(fn.dense(3), fn.tanh), 12)
         >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
-        >>> params["dense_0"]["w"].shape, net(params, jnp.ones((5, 3))).shape
+        >>> params["copies"]["dense_0"]["w"].shape, net(params, jnp.ones((5, 3))).shape
         ((12, 3, 3), (5, 3))
     """
     check.is_positive("repeat", "times", times)
@@ -49,14 +53,18 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
 
     def init(key: chex.PRNGKey, x: Any) -> tuple[Params, State]:
         with check.at(f"repeat[{child.name!r}]", x):
+            x = jax.eval_shape(lambda x: x, x)  # NumPy's float64 and int64 in the dtypes that a block returns
             params, state = jax.vmap(lambda key: child.init(key, x))(keys_of(key))
             p, s = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (params, state))
             check_unchanged(x, output_shape(child, p, s, x))
-        return params, state
+        return ({COPIES: params} if params else {}), state
 
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
+        if params:
+            check.has_keys("repeat", "params", params, (COPIES,))
+            params = params[COPIES]
         for leaf in jax.tree.leaves((params, state)):
             if jnp.shape(leaf)[:1] != (times,):
                 raise ValueError(

@@ -32,12 +32,12 @@ class TestRepeat:
         params, state = jax.jit(net.init)(KEY, X)
         init = jax.jit(layer.init)
         for i, key in enumerate(keys):
-            close(at((params, state), i), init(key, X))
+            close(at((params["copies"], state), i), init(key, X))
 
         def loop(params, x):
             states = []
             for i, key in enumerate(keys):
-                p, s = jax.tree.map(lambda a, i=i: a[i], (params, state))
+                p, s = jax.tree.map(lambda a, i=i: a[i], (params["copies"], state))
                 x, s = layer.apply(p, s, x, key=key, train=True)
                 states.append(s)
             return jnp.sum(x**3), (x, jax.tree.map(lambda *s: jnp.stack(s), *states))
@@ -64,7 +64,32 @@ class TestRepeat:
         np.testing.assert_array_equal(got["x"], 4 * X)
         half = jax.ShapeDtypeStruct((1, 4), jnp.bfloat16)
         params, state = jax.eval_shape(partial(fn.repeat(fn.dense(4), 2).init, x=half), KEY)
-        assert (params["w"].shape, params["w"].dtype, state) == ((2, 4, 4), jnp.bfloat16, {})
+        w = params["copies"]["w"]
+        assert (w.shape, w.dtype, state) == ((2, 4, 4), jnp.bfloat16, {})
+        assert jax.eval_shape(partial(fn.repeat(jnp.tanh, 2).init, x=half), KEY) == ({}, {})
+
+    def test_input_of_numpy_in_double_precision(self):
+        """As in an array of JAX, float64 counts as float32 and int64 as int32."""
+        x = {"x": X[:, None].astype(np.float64), "lengths": np.ones(5, np.int64)}
+        params, _ = jax.eval_shape(partial(fn.repeat(fn.gru(4), 2).init, x=x), KEY)
+        assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+
+    def test_keys_mark_the_copies(self):
+        """Also of a repeat inside another, in a mixture of experts, and through other trees."""
+        inner = fn.repeat(fn.dense(4), 3)
+        experts = fn.mixture_of_experts(fn.serial(fn.dense(8), fn.relu, fn.dense(4)), 2)
+        net = fn.serial(fn.dense(4), fn.repeat(inner, 2), fn.repeat(experts, 5))
+        params, _ = jax.eval_shape(partial(net.init, x=X), KEY)
+        one = {"b": 1, "w": 1}
+        assert fn.copy_axes(params) == {
+            "dense_0": {"b": 0, "w": 0},
+            "repeat_0": {"copies": {"copies": {"b": 2, "w": 2}}},
+            "repeat_1": {"copies": {"experts": {f"dense_{i}": {"b": 2, "w": 2} for i in range(2)}, "w": 1}},
+        }
+        assert fn.copy_axes([{"copies": {"w": 0.0, "b": 0.0}}, {"copies": 0.0}]) == [
+            {"copies": one},
+            {"copies": 0},
+        ]
 
     def test_the_program_does_not_grow_with_the_depth(self):
         def size(times):
@@ -92,6 +117,11 @@ class TestRepeat:
         params = params_for(fn.repeat(fn.dense(4), 3), X)
         with pytest.raises(ValueError, match=r"have float32\[3,4\], wanted 2 copies"):
             fn.repeat(fn.dense(4), 2)(params, X)
+        with pytest.raises(ValueError, match=r"repeat: params has \['b', 'w'\], wanted \['copies'\]"):
+            fn.repeat(fn.dense(4), 3)(params["copies"], X)
+        for name in ("copies", "experts"):
+            with pytest.raises(ValueError, match=f"serial: the name '{name}' marks params of stacked copies"):
+                fn.serial(**{name: fn.dense(3)})
         with pytest.raises(ValueError, match=r"dense: input is float32\[5,3\]") as caught:
             fn.repeat(fn.dense(4), 3)(params, X[:, :3])
         assert notes(caught) == ["in repeat['dense'], input float32[5,3]"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.optim.hyperparameters import check_flags
 
 
 class ExponentialAverageState(NamedTuple):
@@ -53,6 +54,7 @@ def exponential_average_update(
         >>> average
         Array(5., dtype=float32)
     """
+    check_flags("exponential_average_update", debias=debias)
     check.number("exponential_average_update", "decay", decay, "[0, 1)")
     t = optax.safe_increment(state.step)
     mean = jax.tree.map(lambda v, x: ((1 - decay) * x + decay * v).astype(v.dtype), state.mean, x)
@@ -81,6 +83,7 @@ def exponential_average(values: Any, decay: chex.Numeric = 0.9, debias: bool = T
         >>> fn.optim.exponential_average(jnp.array([3.0, 6.0, 6.0]), decay=0.5, debias=False)
         Array([1.5  , 3.75 , 4.875], dtype=float32)
     """
+    check_flags("exponential_average", debias=debias)
     check.number("exponential_average", "decay", decay, "[0, 1)")
     values = jax.tree.map(jnp.asarray, values)
     if not all(jnp.ndim(v) for v in jax.tree.leaves(values)):

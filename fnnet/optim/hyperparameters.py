@@ -22,9 +22,28 @@ def check_number_or_schedule(optimizer: str, name: str, value: Any, interval: st
         check.number(optimizer, name, value, interval)
 
 
-def check_learning_rate(optimizer: str, learning_rate: Any) -> None:
+def check_numbers(function: str, **given: Any) -> None:
+    """Raises TypeError or ValueError unless each of the arguments is a finite number."""
+    for name, value in given.items():
+        check.number(function, name, value)
+
+
+def check_count(function: str, name: str, value: Any, least: int = 1) -> None:
+    """Raises TypeError or ValueError unless the value is a whole number, `least` or more. A tracer passes."""
+    check.number(function, name, value, f"[{least}, inf)")
+    if not isinstance(value, jax.core.Tracer) and float(value) != int(value):
+        raise TypeError(f"{function}: {name}={value}, wanted a whole number")
+
+
+def check_flags(function: str, **given: Any) -> None:
+    """Raises TypeError unless each of the arguments is True or False."""
+    for name, value in given.items():
+        check.flag(function, name, value)
+
+
+def check_learning_rate(optimizer: str, learning_rate: Any, name: str = "learning_rate") -> None:
     """Raises TypeError or ValueError unless the learning rate is a number, 0 or more, or a schedule."""
-    check_number_or_schedule(optimizer, "learning_rate", learning_rate, "[0, inf)")
+    check_number_or_schedule(optimizer, name, learning_rate, "[0, inf)")
 
 
 def at_step(value: ScalarOrSchedule, step: jax.Array | None) -> Any:

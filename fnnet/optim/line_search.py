@@ -86,7 +86,8 @@ def backtracking(
     SciPy's `line_search_armijo` chooses the next step by interpolation instead.
 
     Raises:
-        TypeError, ValueError: c1 or shrink is not in [0, 1); max_evaluations is not a positive int.
+        TypeError, ValueError: c1 or shrink is not in [0, 1); the step is negative; max_evaluations is not a positive
+            int.
 
     Source: Nocedal & Wright 2006, "Numerical Optimization", algorithm 3.1; Armijo 1966.
 
@@ -95,6 +96,7 @@ def backtracking(
         >>> float(found.step), bool(found.found), int(found.evaluations.values)
         (0.25, True, 3)
     """
+    check.number("backtracking", "step", step, "[0, inf)")
     check.number("backtracking", "c1", c1, "[0, 1)")
     check.number("backtracking", "shrink", shrink, "[0, 1)")
     check.is_positive("backtracking", "max_evaluations", max_evaluations)
@@ -190,7 +192,8 @@ def wolfe(
     same step with the same arguments if the search succeeds.
 
     Raises:
-        TypeError, ValueError: c1 or c2 is not in [0, 1); grow is less than 1; max_evaluations is not a positive int.
+        TypeError, ValueError: c1 or c2 is not in [0, 1); grow is less than 1; the step, max_step, approximate or
+            precision is negative; max_evaluations is not a positive int.
 
     Source: Nocedal & Wright 2006, "Numerical Optimization", algorithms 3.5 and 3.6.
 
@@ -199,9 +202,14 @@ def wolfe(
         >>> f"{found.step:.4f}", bool(found.found), int(found.evaluations.values)
         ('3.0000', True, 4)
     """
+    check.number("wolfe", "step", step, "[0, inf)")
     check.number("wolfe", "c1", c1, "[0, 1)")
     check.number("wolfe", "c2", c2, "[0, 1)")
     check.number("wolfe", "grow", grow, "[1, inf)")
+    check.number("wolfe", "max_step", max_step, "(0, inf]")
+    check.number("wolfe", "precision", precision, "[0, inf)")
+    if approximate is not None:
+        check.number("wolfe", "approximate", approximate, "[0, inf)")
     check.is_positive("wolfe", "max_evaluations", max_evaluations)
     value, slope, step = as_floats(value, slope, step)
     start = Point(jnp.zeros_like(step), value, slope)

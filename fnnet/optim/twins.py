@@ -67,7 +67,7 @@ TWINS: dict[str, Twin] = {
     "rprop": Twin(partial(rprop, one_step_late=True), optax.rprop),  # optax 0.2.8 is one step late by mistake
     "lars": Twin(lars, optax.lars),
     "lamb": Twin(lamb, optax.lamb),
-    "adafactor": Twin(adafactor, optax.adafactor),
+    "adafactor": Twin(partial(adafactor, b2_in_float32=True), optax.adafactor),  # where 1 - b2 cancels
     # Params in half precision do not move if it starts from the default, 1e-6.
     "prodigy": Twin(partial(prodigy, estim_lr0=0.1), partial(optax.contrib.prodigy, estim_lr0=0.1)),
     "schedule_free_sgd": Twin(schedule_free_sgd, optax.contrib.schedule_free_sgd),

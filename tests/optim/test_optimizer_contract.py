@@ -2,7 +2,6 @@
 
 import inspect
 import re
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -143,7 +142,7 @@ class TestContract:
     def test_compiles_to_what_optax_compiles_to(self, name: str) -> None:
         """The same instructions, operations and bytes, so that both take the same time, however noisy the clock."""
         params = {"w": jnp.ones((300, 200)), "b": jnp.ones(200)}
-        programs = []
+        programs, conditions = [], []
         for make in TWINS[name]:
             optimizer = make(learning_rate=1e-3)
 
@@ -153,21 +152,16 @@ class TestContract:
 
             program = jax.jit(step).lower(params, optimizer.init(params), params).compile()
             instructions = sorted(re.findall(r"= \S+ ([a-z\-]+)\(", program.as_text()))
+            conditions.append(program.as_text().count(" conditional("))
             cost = program.cost_analysis()
             programs.append((instructions, cost["flops"], cost["bytes accessed"]))
         assert len(programs[0][0]) > 10
-        if name == "adafactor":  # keeps None where optax keeps, and copies, an array of one 0
+        if "schedule_free" in name or name == "adafactor":  # without a NaN that is selected away
             assert len(programs[0][0]) < len(programs[1][0])
-        elif name == "muon":  # keeps one count and no coefficients in its state; constants are no operations
-            more = Counter(programs[0][0]) - Counter(programs[1][0])
-            assert set(more) == {"constant"}
-            assert programs[0][1] == programs[1][1]
-            assert programs[0][2] < programs[1][2]
-        elif name in (
-            "prodigy",
-            "radam",
-        ):  # select another number where optax's is NaN: two scalar operations
-            assert programs[0][1] <= programs[1][1] + 2
+        elif name in ("lars", "lamb", "muon"):  # the other branch computes the norms if a square overflowed
+            assert conditions == [1, 0]
+        elif name in ("prodigy", "radam"):  # select other numbers where optax's are NaN: scalar operations
+            assert programs[0][1] <= programs[1][1] + {"prodigy": 4, "radam": 2}[name]
         else:
             assert programs[0] == programs[1]
 
@@ -233,7 +227,7 @@ class TestContract:
             inspect.signature(TWINS[name].ours).parameters
         )
         for share in shares:
-            with pytest.raises(ValueError, match=rf"{share}=1\.5, wanted in \[0, 1\)"):
+            with pytest.raises(ValueError, match=rf"{share}=1\.5, wanted in [\[(]0, 1\)"):
                 TWINS[name].ours(learning_rate=RATE, **{share: 1.5})
 
 

@@ -314,7 +314,10 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
         lambda: fn.optim.piecewise_interpolate_schedule("linear", 1.0, {5: -0.1}),
         r"scale at 5=-0\.1, wanted at least 0",
     ),
-    (lambda: fn.optim.piecewise_interpolate_schedule("cubic", 1.0), '\'cubic\', wanted "linear" or "cosine"'),
+    (
+        lambda: fn.optim.piecewise_interpolate_schedule("cubic", 1.0),
+        "'cubic', wanted one of 'linear', 'cosine'",
+    ),
     (lambda: fn.optim.cosine_decay_schedule(1.0, 0), "decay_steps=0, wanted a positive number"),
     (lambda: fn.optim.warmup_cosine_decay_schedule(0.0, 1.0, 9, 9), "decay_steps=0, wanted a positive"),
     (lambda: fn.optim.linear_onecycle_schedule(0, 1.0), "transition_steps=0, wanted a positive number"),

@@ -11,8 +11,9 @@ import optax
 
 from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
-from fnnet.optim.derivative_free.population import Seed, as_key
+from fnnet.optim.derivative_free.population import Seed, as_key, check_seed
 from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.hyperparameters import check_flags
 from fnnet.optim.vector import as_vector
 
 
@@ -176,6 +177,8 @@ def cma_es(
         >>> bool(jnp.sum(params**2) < 1e-3), int(state.evaluations.values)
         (True, 240)
     """
+    check_seed("cma_es", seed)
+    check_flags("cma_es", active=active)
     check.number("cma_es", "sigma", sigma, "[0, inf)")
     if population is not None:
         check.is_positive("cma_es", "population", population)

@@ -9,9 +9,9 @@ import optax
 
 from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
-from fnnet.optim.derivative_free.population import Seed, as_key, draw_population
+from fnnet.optim.derivative_free.population import Seed, as_key, check_seed, draw_population
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import times
+from fnnet.optim.hyperparameters import check_flags, times
 from fnnet.optim.vector import as_vector
 
 
@@ -89,16 +89,15 @@ def differential_evolution(
         >>> bool(jnp.sum(params**2) < 1e-3), int(state.evaluations.values)
         (True, 800)
     """
+    check_seed("differential_evolution", seed)
+    check_flags("differential_evolution", reevaluate=reevaluate)
     if population is not None:
         check.is_positive("differential_evolution", "population", population)
         check.number("differential_evolution", "population", population, "[4, inf)")
     check.number("differential_evolution", "weight", weight, "[0, inf)")
     check.number("differential_evolution", "crossover", crossover, "[0, 1]")
     check.number("differential_evolution", "sigma", sigma, "[0, inf)")
-    if strategy not in ("rand/1/bin", "best/1/bin"):
-        raise ValueError(
-            f'differential_evolution: strategy={strategy!r}, wanted "rand/1/bin" or "best/1/bin"'
-        )
+    check.one_of("differential_evolution", "strategy", strategy, ("rand/1/bin", "best/1/bin"))
 
     def init(params: optax.Params) -> DifferentialEvolutionState:
         theta, _ = as_vector("differential_evolution", params)

@@ -9,9 +9,15 @@ import optax
 
 from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
-from fnnet.optim.derivative_free.population import Seed, as_key, draw_population
+from fnnet.optim.derivative_free.population import Seed, as_key, check_seed, draw_population
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    check_count,
+    check_number_or_schedule,
+    times,
+)
 from fnnet.optim.vector import as_vector
 
 
@@ -83,13 +89,15 @@ def genetic_algorithm(
         >>> bool(jnp.sum(params**2) < 0.1), int(state.evaluations.values)
         (True, 2000)
     """
+    check_seed("genetic_algorithm", seed)
     for name, size in (("population", population), ("tournament", tournament)):
         check.is_positive("genetic_algorithm", name, size)
-    if not 0 <= elite < population:
+    check_count("genetic_algorithm", "elite", elite, least=0)
+    if elite >= population:
         raise ValueError(
             f"genetic_algorithm: elite={elite}, wanted 0 to {population - 1}, fewer than the population"
         )
-    check.number("genetic_algorithm", "sigma", sigma, "[0, inf)")
+    check_number_or_schedule("genetic_algorithm", "sigma", sigma, "[0, inf)")
     if spread is not None:
         check.number("genetic_algorithm", "spread", spread, "[0, inf)")
     for name, number in (("crossover", crossover), ("mutation", mutation)):

@@ -10,6 +10,7 @@ import optax
 from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, finite_or_inf, require_objective
 from fnnet.optim.evaluations import Evaluations, no_evaluations
+from fnnet.optim.hyperparameters import check_flags, check_numbers
 from fnnet.optim.vector import as_vector
 
 
@@ -82,6 +83,8 @@ def nelder_mead(
         >>> bool(jnp.sum(params**2) < 1e-4)
         True
     """
+    check_flags("nelder_mead", adaptive=adaptive)
+    check_numbers("nelder_mead", relative_edge=relative_edge, zero_edge=zero_edge)
 
     def init(params: optax.Params) -> NelderMeadState:
         theta, _ = as_vector("nelder_mead", params)

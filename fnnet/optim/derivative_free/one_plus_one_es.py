@@ -10,7 +10,7 @@ import optax
 
 from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
-from fnnet.optim.derivative_free.population import Seed, as_key
+from fnnet.optim.derivative_free.population import Seed, as_key, check_seed
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.vector import as_vector
 
@@ -75,6 +75,7 @@ def one_plus_one_es(
         >>> bool(jnp.sum(params**2) < 1e-2), int(state.evaluations.values)
         (True, 120)
     """
+    check_seed("one_plus_one_es", seed)
     check.number("one_plus_one_es", "sigma", sigma, "[0, inf)")
     if damping is not None:
         check.number("one_plus_one_es", "damping", damping, "[0, inf)")

@@ -9,11 +9,12 @@ import optax
 
 from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_points, require_objective
-from fnnet.optim.derivative_free.population import Seed, as_key
+from fnnet.optim.derivative_free.population import Seed, as_key, check_seed
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
@@ -86,6 +87,8 @@ def openai_es(
         >>> bool(jnp.sum(params**2) < 0.1), int(state.evaluations.values)
         (True, 3000)
     """
+    check_seed("openai_es", seed)
+    check_flags("openai_es", ranks=ranks)
     check_learning_rate("openai_es", learning_rate)
     check_number_or_schedule("openai_es", "sigma", sigma, "[0, inf)")
     check.is_positive("openai_es", "population", population)

@@ -1,5 +1,8 @@
 """Where random points come from: the key of a method, and its first population."""
 
+from numbers import Integral
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,16 @@ from jax.typing import ArrayLike
 from fnnet.optim.hyperparameters import times
 
 Seed = int | jax.Array
+
+
+def check_seed(method: str, seed: Any) -> None:
+    """Raises TypeError unless the seed is an int or a key. A tracer passes."""
+    if isinstance(seed, jax.Array):  # a tracer among them
+        if _is_key(seed) or jnp.issubdtype(seed.dtype, jnp.integer):
+            return
+    elif isinstance(seed, Integral) and not isinstance(seed, bool):
+        return
+    raise TypeError(f"{method}: seed={seed!r}, wanted an int or a key of jax.random")
 
 
 def as_key(seed: Seed) -> chex.PRNGKey:

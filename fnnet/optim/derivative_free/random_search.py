@@ -9,7 +9,7 @@ import optax
 
 from fnnet import check
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
-from fnnet.optim.derivative_free.population import Seed, as_key
+from fnnet.optim.derivative_free.population import Seed, as_key, check_seed
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_number_or_schedule, times
 from fnnet.optim.vector import as_vector
@@ -61,6 +61,7 @@ def random_search(
         >>> bool(abs(params[0]) < 0.1), int(state.evaluations.values)
         (True, 420)
     """
+    check_seed("random_search", seed)
     check_number_or_schedule("random_search", "sigma", sigma, "[0, inf)")
     check.is_positive("random_search", "population", population)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet.optim.derivative_free.objective import ValueFn, evaluate_steps, finite_or_inf, require_objective
-from fnnet.optim.derivative_free.population import Seed, as_key
+from fnnet.optim.derivative_free.population import Seed, as_key, check_seed
 from fnnet.optim.evaluations import Evaluations, no_evaluations
 from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, check_number_or_schedule, copy_tree, times
 from fnnet.optim.vector import as_vector
@@ -68,6 +68,7 @@ def simulated_annealing(
         >>> bool(abs(state.best[0]) < 0.3), int(state.evaluations.values)
         (True, 120)
     """
+    check_seed("simulated_annealing", seed)
     check_number_or_schedule("simulated_annealing", "temperature", temperature, "[0, inf)")
     check_number_or_schedule("simulated_annealing", "sigma", sigma, "[0, inf)")
 

@@ -13,10 +13,12 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class AdabeliefState(NamedTuple):
@@ -72,6 +74,7 @@ def adabelief(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1111', '0.1111']
     """
+    check_flags("adabelief", nesterov=nesterov, eps_root_in_s=eps_root_in_s)
     check_learning_rate("adabelief", learning_rate)
     check.number("adabelief", "b1", b1, "[0, 1)")
     check.number("adabelief", "b2", b2, "[0, 1)")
@@ -98,7 +101,7 @@ def adabelief(
         else:
             m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         s_hat = jax.tree.map(lambda s: s / bias2.astype(s.dtype), s_eps)
-        updates = jax.tree.map(lambda m, s: times(-alpha, m / (jnp.sqrt(s) + eps)), m_hat, s_hat)
+        updates = jax.tree.map(lambda m, s: times(-alpha, m / (root(s) + visible(eps, s))), m_hat, s_hat)
         s = s_eps if eps_root_in_s else s
         return cast_like(updates, grads), AdabeliefState(t, cast_like(m, state.m), cast_like(s, state.s))
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import optax
 
 from fnnet import check
@@ -20,6 +19,7 @@ from fnnet.optim.hyperparameters import (
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -87,7 +87,12 @@ def adadelta(
         decay = at_step(weight_decay, state.step)
         g = add_weight_decay("adadelta", grads, params, decay, weight_decay_mask)
         e_g = jax.tree.map(lambda e, g: (1 - rho) * g**2 + rho * e, state.e_g, g)
-        x = jax.tree.map(lambda e_x, e_g, g: jnp.sqrt(e_x + eps) / jnp.sqrt(e_g + eps) * g, state.e_x, e_g, g)
+
+        def quotient(e_x: jax.Array, e_g: jax.Array, g: jax.Array) -> jax.Array:
+            eps_x, eps_g = (visible(eps, e, under_root=True) for e in (e_x, e_g))
+            return root(e_x + eps_x) / root(e_g + eps_g) * g
+
+        x = jax.tree.map(quotient, state.e_x, e_g, g)
         e_x = jax.tree.map(lambda e, x: (1 - rho) * x**2 + rho * e, state.e_x, x)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         step = next_step(state.step)

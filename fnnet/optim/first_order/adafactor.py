@@ -10,15 +10,18 @@ import numpy as np
 import optax
 
 from fnnet import check
+from fnnet.copies import each_copy
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
 )
+from fnnet.optim.numerics import inverse_power, root, visible, wide
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -51,10 +54,11 @@ def adafactor(
     min_scale: chex.Numeric = 1e-3,
     last_axes: bool = False,
     decay_times_rate: bool = False,
+    b2_in_float32: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Adafactor.
 
-        b2 = 1 - (t - decay_offset)^-decay_rate
+        b2 = 1 - max(t - decay_offset, 1)^-decay_rate
         r <- b2 r + (1 - b2) mean over columns of (g^2 + eps)       large arrays, with
         c <- b2 c + (1 - b2) mean over rows of (g^2 + eps)          v_ij = r_i c_j / mean(r)
         v <- b2 v + (1 - b2) (g^2 + eps)                            other arrays
@@ -69,7 +73,8 @@ def adafactor(
         min_dim_size_to_factor: v is stored as r and c where both axes are at least this long. The paper and PyTorch
             use 1.
         decay_rate: the exponent. (PyTorch's includes the sign: -0.8.)
-        decay_offset: the step at which fine-tuning starts again from t = 1.
+        decay_offset: the number of steps before fine-tuning, which starts again from t = 1. In earlier steps, as of a
+            new state, b2 is 0. (In optax 0.2.8, v is then NaN for ever.)
         multiply_by_parameter_scale: False leaves out max(min_scale, RMS(theta)).
         clipping_threshold: d; None for no clipping.
         momentum: mu, in [0, 1); None for no momentum.
@@ -89,8 +94,11 @@ def adafactor(
         last_axes: True to use the last two axes as rows and columns, as in PyTorch. By default, the two longest.
         decay_times_rate: True for theta <- theta - m - lambda learning_rate theta, as in PyTorch, where lambda is 0
             by default.
+        b2_in_float32: True to compute b2 in float32 for params of any dtype, and 1 - b2 as the difference, as in
+            optax. It cancels: at step 10^7 the new gradient's share is off by 0.3 %. False for t^-decay_rate itself,
+            in the dtype of the params, float32 at least.
 
-    Twin: `optax.adafactor`, equal bit for bit.
+    Twin: `optax.adafactor`, equal bit for bit with b2_in_float32=True.
 
     Raises:
         TypeError, ValueError: the learning rate is not a number, a schedule or None; it, an eps, d, lambda or the
@@ -106,6 +114,18 @@ def adafactor(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.3000', '0.3000']
     """
+    check_flags(
+        "adafactor",
+        multiply_by_parameter_scale=multiply_by_parameter_scale,
+        factored=factored,
+        relative_step=relative_step,
+        eps_in_square=eps_in_square,
+        last_axes=last_axes,
+        decay_times_rate=decay_times_rate,
+        b2_in_float32=b2_in_float32,
+    )
+    check.is_positive("adafactor", "min_dim_size_to_factor", min_dim_size_to_factor)
+    check.number("adafactor", "decay_offset", decay_offset)
     if learning_rate is not None:
         check_learning_rate("adafactor", learning_rate)
     if decay_times_rate and learning_rate is None:
@@ -120,6 +140,7 @@ def adafactor(
     check.number("adafactor", "eps", eps, "[0, inf)")
     check.number("adafactor", "min_scale", min_scale, "[0, inf)")
 
+    # All rules below are those of one copy of a layer.
     def axes(x: jax.Array) -> tuple[int, int] | None:
         """The axes over which c and r are means; None where v is stored."""
         if not factored or x.ndim < 2:
@@ -133,54 +154,67 @@ def adafactor(
 
         return AdafactorState(
             step=jnp.zeros([], jnp.int32),
-            r=jax.tree.map(lambda p: mean(p, 1), params),
-            c=jax.tree.map(lambda p: mean(p, 0), params),
-            v=jax.tree.map(lambda p: jnp.zeros_like(p) if axes(p) is None else None, params),
+            r=each_copy(lambda p: mean(p, 1), params),
+            c=each_copy(lambda p: mean(p, 0), params),
+            v=each_copy(lambda p: jnp.zeros_like(p) if axes(p) is None else None, params),
             m=None if momentum is None else jax.tree.map(lambda p: jnp.zeros_like(p, dtype_momentum), params),
         )
+
+    def share_of_new(step: jax.Array, dtype: Any) -> jax.Array:
+        """1 - b2."""
+        t = jnp.array(step - decay_offset + 1, dtype)
+        if not (isinstance(decay_offset, int) and decay_offset <= 0):
+            t = jnp.maximum(t, 1)
+        return t**-decay_rate
 
     def normalized(g: jax.Array, r: Any, c: Any, v: Any) -> jax.Array:
         """g / sqrt(v), with v from r and c where it is factored."""
         if (pair := axes(g)) is None:
-            return g * (v if eps_in_square else jnp.maximum(v, eps * eps)) ** -0.5
+            return g * inverse_power(
+                v if eps_in_square else jnp.maximum(v, visible(eps * eps, v, under_root=True))
+            )
         second, longest = pair
         mean = jnp.mean(r, axis=second - 1 if second > longest else second, keepdims=True)
         if eps_in_square:
-            rows, columns = (r / mean) ** -0.5, c**-0.5
+            rows, columns = inverse_power(r / mean), inverse_power(c)
             return g * jnp.expand_dims(rows, longest) * jnp.expand_dims(columns, second)
-        v = jnp.expand_dims(r / jnp.maximum(mean, eps), longest) * jnp.expand_dims(c, second)
-        return g * jnp.maximum(v, eps * eps) ** -0.5
+        v = jnp.expand_dims(r / jnp.maximum(mean, visible(eps, mean)), longest) * jnp.expand_dims(c, second)
+        return g * inverse_power(jnp.maximum(v, visible(eps * eps, v, under_root=True)))
 
-    def clipped(u: jax.Array, d: chex.Numeric) -> jax.Array:
-        return u / jnp.maximum(1.0, jnp.sqrt(jnp.mean(abs_sq(u))) / d)
+    def rms(x: jax.Array) -> jax.Array:
+        return root(jnp.mean(abs_sq(wide(x))))
+
+    def clipped(u: jax.Array) -> jax.Array:
+        return (u / jnp.maximum(1.0, rms(u) / clipping_threshold)).astype(u.dtype)
 
     def scale(theta: jax.Array) -> jax.Array:
         """max(min_scale, RMS(theta)), with derivative 0 where theta is 0."""
-        small = jnp.sqrt(jnp.mean(abs_sq(theta))) <= min_scale
-        theta = jnp.where(small, jnp.ones_like(theta), theta)
-        return jnp.where(small, min_scale, jnp.sqrt(jnp.mean(abs_sq(theta))))
+        size = rms(theta)
+        return jnp.where(size <= min_scale, min_scale, size)
 
     def update(
         grads: optax.Updates, state: AdafactorState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, AdafactorState]:
         if params is None:
             raise ValueError("adafactor: its scale needs the params, write update(grads, state, params)")
-        # float32 for params of any dtype, as in optax.
-        b2 = 1.0 - jnp.array(state.step - decay_offset + 1, jnp.float32) ** -decay_rate
 
-        def mean_square(old: Any, g: jax.Array, axis: int | None) -> jax.Array | None:
+        def mean_square(g: jax.Array, old: Any, axis: int | None) -> jax.Array | None:
             if old is None:
                 return None
-            g_sq = abs_sq(g) + eps if eps_in_square else abs_sq(g)
+            # In half precision the sum is computed in float32 and rounded once.
+            dtype = jnp.promote_types(g.real.dtype, jnp.float32)
+            share = share_of_new(state.step, jnp.float32 if b2_in_float32 else dtype)
+            b2 = 1.0 - share
+            g_sq = abs_sq(g) + visible(eps, g, under_root=True) if eps_in_square else abs_sq(g)
             new = g_sq if axis is None else jnp.mean(g_sq, axis=(axes(g) or ())[axis])
-            return (b2 * old + (1.0 - b2) * new).astype(old.dtype)
+            return (b2 * old + ((1.0 - b2) if b2_in_float32 else share) * new).astype(old.dtype)
 
-        r = jax.tree.map(lambda g, r: mean_square(r, g, 1), grads, state.r)
-        c = jax.tree.map(lambda g, c: mean_square(c, g, 0), grads, state.c)
-        v = jax.tree.map(lambda g, v: mean_square(v, g, None), grads, state.v)
-        x = jax.tree.map(normalized, grads, r, c, v)
+        r = each_copy(lambda g, r: mean_square(g, r, 1), grads, state.r)
+        c = each_copy(lambda g, c: mean_square(g, c, 0), grads, state.c)
+        v = each_copy(lambda g, v: mean_square(g, v, None), grads, state.v)
+        x = each_copy(normalized, grads, r, c, v)
         if clipping_threshold is not None:
-            x = jax.tree.map(lambda u: clipped(u, clipping_threshold), x)
+            x = each_copy(clipped, x)
 
         t = optax.safe_increment(state.step)
         rate = at_step(learning_rate, state.step) if learning_rate is not None else None
@@ -190,7 +224,7 @@ def adafactor(
         if alpha is not None:
             x = jax.tree.map(lambda x: times(alpha, x), x)
         if multiply_by_parameter_scale:
-            x = jax.tree.map(lambda x, p: x * scale(p), x, params)
+            x = each_copy(lambda x, p: (x * scale(p)).astype(x.dtype), x, params)
 
         m = state.m
         if momentum is not None:

@@ -13,11 +13,13 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
     times,
 )
+from fnnet.optim.numerics import reciprocal_root, root, visible
 
 
 class AdagradState(NamedTuple):
@@ -61,6 +63,7 @@ def adagrad(
         >>> updates
         Array([-0.1, -0. ], dtype=float32)
     """
+    check_flags("adagrad", eps_in_sqrt=eps_in_sqrt)
     check_learning_rate("adagrad", learning_rate)
     check.number("adagrad", "initial_accumulator_value", initial_accumulator_value, "[0, inf)")
     check.number("adagrad", "eps", eps, "[0, inf)")
@@ -75,9 +78,10 @@ def adagrad(
         alpha = at_step(learning_rate, state.step)
         s = jax.tree.map(lambda s, g: abs_sq(g) + s, state.s, grads)
         if eps_in_sqrt:
-            scale = jax.tree.map(lambda s: jnp.where(s > 0, jax.lax.rsqrt(s + eps), 0.0), s)
+            scale = jax.tree.map(lambda s: reciprocal_root(s + visible(eps, s, under_root=True)), s)
         else:
-            scale = jax.tree.map(lambda s: jnp.where(s > 0, 1 / (jnp.sqrt(s) + eps), 0.0), s)
+            scale = jax.tree.map(lambda s: 1 / (root(s) + visible(eps, s)), s)
+        scale = jax.tree.map(lambda s, scale: jnp.where(s > 0, scale, 0.0), s, scale)
         updates = jax.tree.map(lambda scale, g: times(-alpha, scale * g), scale, grads)
         return cast_like(updates, grads), AdagradState(next_step(state.step), cast_like(s, state.s))
 

@@ -14,9 +14,11 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class AdamState(NamedTuple):
@@ -71,6 +73,7 @@ def adam(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
+    check_flags("adam", nesterov=nesterov, eps_before_correction=eps_before_correction)
     if nesterov:
         return nadam(
             learning_rate, b1, b2, eps, eps_root, mu_dtype, eps_before_correction=eps_before_correction
@@ -97,7 +100,9 @@ def adam(
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
+        updates = jax.tree.map(
+            lambda m, v: times(-alpha, m / (root(v + eps_root) + visible(eps_t, v))), m_hat, v_hat
+        )
         return cast_like(updates, grads), AdamState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

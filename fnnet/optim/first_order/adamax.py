@@ -12,10 +12,12 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import visible
 
 
 class AdamaxState(NamedTuple):
@@ -64,6 +66,7 @@ def adamax(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
+    check_flags("adamax", eps_in_max=eps_in_max)
     check_learning_rate("adamax", learning_rate)
     check.number("adamax", "b1", b1, "[0, 1)")
     check.number("adamax", "b2", b2, "[0, 1)")
@@ -81,11 +84,11 @@ def adamax(
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         if eps_in_max:
-            u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g) + eps, b2 * u), state.u, grads)
+            u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g) + visible(eps, u), b2 * u), state.u, grads)
             x = jax.tree.map(lambda m, u: m / u, m_hat, u)
         else:
             u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g), b2 * u), state.u, grads)
-            x = jax.tree.map(lambda m, u: m / (u + eps), m_hat, u)
+            x = jax.tree.map(lambda m, u: m / (u + visible(eps, u)), m_hat, u)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         return cast_like(updates, grads), AdamaxState(t, cast_like(m, state.m), cast_like(u, state.u))
 

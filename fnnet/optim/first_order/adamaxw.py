@@ -13,11 +13,13 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -71,6 +73,7 @@ def adamaxw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1010', '-0.0010']
     """
+    check_flags("adamaxw", eps_in_max=eps_in_max)
     check_learning_rate("adamaxw", learning_rate)
     check.number("adamaxw", "b1", b1, "[0, 1)")
     check.number("adamaxw", "b2", b2, "[0, 1)")
@@ -90,11 +93,11 @@ def adamaxw(
         m = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.m, grads)
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         if eps_in_max:
-            u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g) + eps, b2 * u), state.u, grads)
+            u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g) + visible(eps, u), b2 * u), state.u, grads)
             x = jax.tree.map(lambda m, u: m / u, m_hat, u)
         else:
             u = jax.tree.map(lambda u, g: jnp.maximum(jnp.abs(g), b2 * u), state.u, grads)
-            x = jax.tree.map(lambda m, u: m / (u + eps), m_hat, u)
+            x = jax.tree.map(lambda m, u: m / (u + visible(eps, u)), m_hat, u)
         x = add_weight_decay("adamaxw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         return cast_like(updates, grads), AdamaxwState(t, cast_like(m, state.m), cast_like(u, state.u))

@@ -15,10 +15,12 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
 )
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -84,6 +86,9 @@ def adamw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1010', '-0.0010']
     """
+    check_flags(
+        "adamw", nesterov=nesterov, eps_before_correction=eps_before_correction, rate_in_decay=rate_in_decay
+    )
     if nesterov:
         return nadamw(
             learning_rate,
@@ -121,7 +126,7 @@ def adamw(
         v = jax.tree.map(lambda v, g: (1 - b2) * abs_sq(g) + b2 * v, state.v, grads)
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        x = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps_t), m_hat, v_hat)
+        x = jax.tree.map(lambda m, v: m / (root(v + eps_root) + visible(eps_t, v)), m_hat, v_hat)
         if rate_in_decay:
             x = add_weight_decay("adamw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)

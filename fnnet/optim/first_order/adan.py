@@ -14,11 +14,13 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -88,6 +90,7 @@ def adan(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
+    check_flags("adan", difference_times_b2=difference_times_b2, proximal=proximal)
     check_learning_rate("adan", learning_rate)
     check.number("adan", "b1", b1, "[0, 1)")
     check.number("adan", "b2", b2, "[0, 1)")
@@ -123,7 +126,9 @@ def adan(
         m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
         n_hat = jax.tree.map(lambda n: n / bias3.astype(n.dtype), n)
-        x = jax.tree.map(lambda m, v, n: (m + w * v) / (jnp.sqrt(n + eps_root) + eps), m_hat, v_hat, n_hat)
+        x = jax.tree.map(
+            lambda m, v, n: (m + w * v) / (root(n + eps_root) + visible(eps, n)), m_hat, v_hat, n_hat
+        )
         if proximal and params is not None:
             # (theta - alpha x) / (1 + alpha lambda) is theta - alpha (x + lambda' (theta - alpha x)).
             params = jax.tree.map(lambda p, x: p - alpha * x, params, x)

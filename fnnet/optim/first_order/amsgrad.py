@@ -13,10 +13,12 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class AmsgradState(NamedTuple):
@@ -79,6 +81,13 @@ def amsgrad(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0010']
     """
+    check_flags(
+        "amsgrad",
+        bias_correction_mu=bias_correction_mu,
+        bias_correction_nu=bias_correction_nu,
+        max_before_correction=max_before_correction,
+        eps_before_correction=eps_before_correction,
+    )
     check_learning_rate("amsgrad", learning_rate)
     check.number("amsgrad", "b1", b1, "[0, 1)")
     check.number("amsgrad", "b2", b2, "[0, 1)")
@@ -108,7 +117,9 @@ def amsgrad(
         else:
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             v_max = v_hat = jax.tree.map(jnp.maximum, state.v_max, v_hat)
-        updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
+        updates = jax.tree.map(
+            lambda m, v: times(-alpha, m / (root(v + eps_root) + visible(eps_t, v))), m_hat, v_hat
+        )
         state = AmsgradState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(v_max, state.v_max))
         return cast_like(updates, grads), state
 

@@ -9,16 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.copies import copy_axes, for_each_copy
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import Norm, norms_like, root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay, map_masked
 
 
@@ -44,6 +47,7 @@ def lamb(
     phi_min: chex.Numeric | None = None,
     phi_max: chex.Numeric | None = None,
     trust_ratio_mask: Any | Callable[[optax.Params], Any] | None = None,
+    decay_first: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """LAMB. Each array of the params counts as a layer with its own learning rate.
 
@@ -64,11 +68,13 @@ def lamb(
             params: True where a param decays. All do by default. Biases and gains are often left out.
         bias_correction: False for m_hat = m and v_hat = v, as in the paper's first version and much PyTorch code.
         decay_in_ratio: True as above and in the paper. False leaves lambda theta out of u and adds it to the step,
-            theta <- theta - alpha (ratio u + lambda theta), as Keras does.
+            theta <- theta - alpha (ratio u + lambda theta).
         phi_min: lower bound of phi; none by default. The paper leaves the bounds open.
         phi_max: upper bound of phi; none by default. (10 is common.)
         trust_ratio_mask: like `mask`: True where an array has the ratio; elsewhere it is 1. All have it by default.
             (apex leaves out arrays without decay.)
+        decay_first: True for theta <- (1 - alpha lambda) theta before the step, as in Keras: the ratio is that of the
+            decayed theta, and u is without lambda theta.
 
     Twin: `optax.lamb`, equal bit for bit; up to rounding if alpha and lambda are both schedules, whose steps optax
     counts separately.
@@ -86,6 +92,9 @@ def lamb(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.3536', '0.3536']
     """
+    check_flags(
+        "lamb", bias_correction=bias_correction, decay_in_ratio=decay_in_ratio, decay_first=decay_first
+    )
     check_learning_rate("lamb", learning_rate)
     check.number("lamb", "b1", b1, "[0, 1)")
     check.number("lamb", "b2", b2, "[0, 1)")
@@ -97,14 +106,14 @@ def lamb(
     if phi_max is not None:
         check.number("lamb", "phi_max", phi_max, "[0, inf)")
 
-    def apply_trust_ratio(u: jax.Array, theta: jax.Array) -> jax.Array:
-        phi, u_norm = optax.safe_norm(theta, 0.0), optax.safe_norm(u, 0.0)
+    def apply_trust_ratio(u: jax.Array, of_theta: Norm, of_u: Norm) -> jax.Array:
+        phi = of_theta.value
         if phi_min is not None:
             phi = jnp.maximum(phi, phi_min)
         if phi_max is not None:
             phi = jnp.minimum(phi, phi_max)
-        still = jnp.logical_or(phi == 0, u_norm == 0)
-        return u * jnp.where(still, jnp.array(1.0, theta.dtype), phi / u_norm)
+        still = jnp.logical_or(phi == 0, of_u.value == 0)
+        return (u * jnp.where(still, 1, phi / of_u.divisor)).astype(u.dtype)
 
     def init(params: optax.Params) -> LambState:
         return LambState(step=jnp.zeros([], jnp.int32), m=zeros_like(params), v=zeros_like(params))
@@ -124,12 +133,18 @@ def lamb(
             bias1, bias2 = 1 - b1**t, 1 - b2**t
             m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        u = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps), m_hat, v_hat)
+        u = jax.tree.map(lambda m, v: m / (root(v + eps_root) + visible(eps, v)), m_hat, v_hat)
 
-        if decay_in_ratio:
+        theta = params
+        if decay_first:
+            theta = add_weight_decay("lamb", params, params, -alpha * decay, mask)
+        elif decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
-        u = map_masked(apply_trust_ratio, trust_ratio_mask, u, params)
-        if not decay_in_ratio:
+        u = map_masked(
+            lambda u, _, of_theta, of_u, n: for_each_copy(apply_trust_ratio, n)(u, of_theta, of_u),
+            trust_ratio_mask, u, params, *norms_like((theta, u)), copy_axes(u),
+        )  # fmt: skip
+        if decay_first or not decay_in_ratio:
             u = add_weight_decay("lamb", u, params, decay, mask)
         updates = jax.tree.map(lambda u: times(-alpha, u), u)
         return cast_like(updates, grads), LambState(t, cast_like(m, state.m), cast_like(v, state.v))

@@ -9,17 +9,20 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.copies import copy_axes, for_each_copy
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     init_step,
     next_step,
     times,
 )
-from fnnet.optim.transforms.weight_decay import add_weight_decay
+from fnnet.optim.numerics import Norm, norms_like
+from fnnet.optim.transforms.weight_decay import add_weight_decay, map_masked
 
 
 class LarsState(NamedTuple):
@@ -80,21 +83,17 @@ def lars(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.0030', '0.0040']
     """
+    check_flags("lars", nesterov=nesterov, joint_norm=joint_norm, rate_in_velocity=rate_in_velocity)
     check_learning_rate("lars", learning_rate)
     check_number_or_schedule("lars", "weight_decay", weight_decay, "[0, inf)")
     check.number("lars", "trust_coefficient", trust_coefficient, "[0, inf)")
     check.number("lars", "eps", eps, "[0, inf)")
     check.number("lars", "momentum", momentum, "[0, 1)")
 
-    def norms(tree: Any) -> Any:
-        return jax.tree.map(lambda x: optax.safe_norm(x, 0.0), tree)
-
-    def apply_trust_ratio(
-        u: jax.Array, size: jax.Array, theta: jax.Array, theta_norm: jax.Array
-    ) -> jax.Array:
-        ratio = trust_coefficient * theta_norm / (size + eps)
+    def apply_trust_ratio(u: jax.Array, theta_norm: jax.Array, size: jax.Array) -> jax.Array:
         still = jnp.logical_or(theta_norm == 0, size == 0)
-        return u * jnp.where(still, jnp.array(1.0, theta.dtype), ratio)
+        ratio = trust_coefficient * theta_norm / (jnp.where(still, 1, size) + eps)
+        return (u * jnp.where(still, 1, ratio)).astype(u.dtype)
 
     def init(params: optax.Params) -> LarsState:
         v = jax.tree.map(jnp.zeros_like, params)
@@ -108,18 +107,16 @@ def lars(
         alpha = at_step(learning_rate, state.step)
         decay = at_step(weight_decay, state.step)
         u = add_weight_decay("lars", grads, params, decay, weight_decay_mask)
-        theta_norms = norms(params)
-        if joint_norm:
-            sizes = norms(u)
-        else:
-            sizes = add_weight_decay("lars", norms(grads), theta_norms, decay, weight_decay_mask)
-
-        chosen = trust_ratio_mask(params) if callable(trust_ratio_mask) else trust_ratio_mask
-        chosen = True if chosen is None else chosen
-        # A boolean may stand for a whole branch.
-        x = jax.tree.map(
-            lambda yes, u, *rest: jax.tree.map(apply_trust_ratio, u, *rest) if yes else u,
-            chosen, u, sizes, params, theta_norms,
+        theta_norms, sizes = (
+            jax.tree.map(lambda norm: norm.value, norms, is_leaf=lambda node: isinstance(node, Norm))
+            for norms in norms_like((params, u if joint_norm else grads))
+        )
+        if not joint_norm:
+            chosen = weight_decay_mask(params) if callable(weight_decay_mask) else weight_decay_mask
+            sizes = add_weight_decay("lars", sizes, theta_norms, decay, chosen)
+        x = map_masked(
+            lambda u, _, theta_norm, size, n: for_each_copy(apply_trust_ratio, n)(u, theta_norm, size),
+            trust_ratio_mask, u, params, theta_norms, sizes, copy_axes(grads),
         )  # fmt: skip
 
         if rate_in_velocity:

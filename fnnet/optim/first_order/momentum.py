@@ -12,6 +12,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
@@ -22,7 +23,7 @@ from fnnet.optim.hyperparameters import (
 class MomentumState(NamedTuple):
     """The state of momentum."""
 
-    step: jax.Array | None  # int32[], updates taken; None without a schedule
+    step: jax.Array | None  # int32[], updates taken; None without a schedule, unless the first step differs
     v: optax.Params  # velocity, like params
 
 
@@ -33,6 +34,7 @@ def momentum(
     *,
     dampening: chex.Numeric = 0.0,
     rate_in_velocity: bool = False,
+    dampen_first: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient descent with momentum.
 
@@ -44,9 +46,9 @@ def momentum(
         momentum: mu, in [0, 1).
         accumulator_dtype: dtype of v; the params' dtype by default.
         dampening: v <- mu v + (1 - dampening) g. With dampening = mu, v is a moving average, as in Ng's notes.
-            (PyTorch does not apply `dampening` in the first step.)
         rate_in_velocity: v <- mu v - alpha g, theta <- theta + v, as in Polyak, Sutskever and Keras: a change of
             alpha then affects only later gradients. With a constant alpha the two are the same.
+        dampen_first: False for v = g in the first step, as in PyTorch, whose `dampening` spares it.
 
     Twin: `optax.sgd(learning_rate, momentum)`, which is PyTorch's form, equal bit for bit.
 
@@ -65,22 +67,27 @@ def momentum(
         >>> updates
         Array([-0.19], dtype=float32)
     """
+    check_flags("momentum", rate_in_velocity=rate_in_velocity, dampen_first=dampen_first)
+    check.number("momentum", "dampening", dampening)
     check_learning_rate("momentum", learning_rate)
     check.number("momentum", "momentum", momentum, "[0, 1)")
 
     def init(params: optax.Params) -> MomentumState:
         v = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
-        return MomentumState(step=init_step(learning_rate), v=v)
+        return MomentumState(step=init_step(learning_rate) if dampen_first else jnp.zeros([], jnp.int32), v=v)
 
     def update(
         grads: optax.Updates, state: MomentumState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, MomentumState]:
         alpha = at_step(learning_rate, state.step)
+        share: Any = 1 - dampening
+        if state.step is not None and not dampen_first:
+            share = jnp.where(state.step == 0, 1, share)
         if rate_in_velocity:
-            v = jax.tree.map(lambda v, g: momentum * v - times(alpha, (1 - dampening) * g), state.v, grads)
+            v = jax.tree.map(lambda v, g: momentum * v - times(alpha, share * g), state.v, grads)
             updates = v
         else:
-            v = jax.tree.map(lambda v, g: (1 - dampening) * g + momentum * v, state.v, grads)
+            v = jax.tree.map(lambda v, g: share * g + momentum * v, state.v, grads)
             updates = jax.tree.map(lambda v: times(-alpha, v), v)
         return cast_like(updates, grads), MomentumState(next_step(state.step), cast_like(v, state.v))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -11,6 +12,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from fnnet import check
+from fnnet.copies import copy_axes, for_each_copy
 from fnnet.optim.first_order.newton_schulz import (
     PRECONDITIONINGS,
     PRESETS,
@@ -23,9 +25,12 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_count,
+    check_flags,
     check_learning_rate,
     times,
 )
+from fnnet.optim.numerics import norms, root, visible, wide
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -58,6 +63,7 @@ def muon(
     muon_weight_dimension_numbers: Any | Callable[[optax.Params], Any] | None = None,
     consistent_rms: chex.Numeric | None = None,
     bias_correction: bool = True,
+    eps_in_max: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon for the matrices of a network, and AdamW for its other params.
 
@@ -100,11 +106,14 @@ def muon(
         muon_weight_dimension_numbers: which axes are rows ("reduction", a layer's inputs) and columns ("output"). A
             tree of `optax.contrib.MuonDimensionNumbers` with the structure of params or a prefix of it, or a function
             that makes one from params; None in it marks params for Adam. The remaining axes make a batch of matrices.
-            By default each param with two axes is a matrix. (Jordan uses Adam for embeddings and the last layer.)
+            By default each param with two axes is a matrix. (Jordan uses Adam for embeddings and the last layer.) Of
+            params stacked by `repeat`, all of this means one copy: leading axes of copies (`fn.copy_axes`) are
+            neither counted nor numbered.
         consistent_rms: replaces the factor by sqrt(max(rows, columns)) consistent_rms. 0.2 gives steps about as large
             as AdamW's (Liu et al. 2025, arXiv:2502.16982; PyTorch's "match_rms_adamw").
         bias_correction: False for m_hat = beta m + (1 - beta) g, or m without nesterov, as in Jordan's code and
             PyTorch. It changes the fraction of g in early steps. Adam's correction stays.
+        eps_in_max: True for x = m / max(|m|_F, eps) at first, as in PyTorch.
 
     Memory: m, and v for the params that are not matrices.
 
@@ -125,11 +134,19 @@ def muon(
         >>> bool(jnp.all(jnp.abs(jnp.diag(updates)) > 0.06))
         True
     """
-    adam_learning_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    check_flags(
+        "muon",
+        nesterov=nesterov,
+        adaptive=adaptive,
+        bias_correction=bias_correction,
+        eps_in_max=eps_in_max,
+    )
+    if consistent_rms is not None:
+        check.number("muon", "consistent_rms", consistent_rms, "[0, inf)")
     check_learning_rate("muon", learning_rate)
-    check_learning_rate("muon", adam_learning_rate)
-    if not isinstance(ns_steps, jax.Array):
-        check.is_positive("muon", "ns_steps", ns_steps)
+    adam_learning_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    check_learning_rate("muon", adam_learning_rate, "adam_learning_rate")
+    check_count("muon", "ns_steps", ns_steps)
     check.number("muon", "beta", beta, "[0, 1)")
     check.number("muon", "eps", eps, "[0, inf)")
     check.number("muon", "weight_decay", weight_decay, "[0, inf)")
@@ -137,8 +154,7 @@ def muon(
     check.number("muon", "adam_b2", adam_b2, "[0, 1)")
     check.number("muon", "adam_eps_root", adam_eps_root, "[0, inf)")
     check.number("muon", "adam_weight_decay", adam_weight_decay, "[0, inf)")
-    if preconditioning not in PRECONDITIONINGS:
-        raise ValueError(f"muon: preconditioning={preconditioning!r}, wanted one of {PRECONDITIONINGS}")
+    check.one_of("muon", "preconditioning", preconditioning, PRECONDITIONINGS)
     triples = coefficient_triples(ns_coeffs)
     steps = ns_steps if len(triples) == 1 else len(triples)
 
@@ -175,20 +191,31 @@ def muon(
         )
         bias2 = 1 - adam_b2**t
 
-        def direction(m: jax.Array, v: jax.Array | None, d: MuonDimensionNumbers | None) -> jax.Array:
-            if v is not None:
-                return m / (jnp.sqrt(v / bias2.astype(v.dtype) + adam_eps_root) + eps)
-            if m.size == 0:
-                return m
-            matrices, restore = as_matrices(m, d)
-            x = restore(jax.vmap(lambda m: newton_schulz(m, triples, steps, preconditioning, eps))(matrices))
-            x = jnp.sum(m.conj() * x) * x if adaptive else x
-            _, rows, columns = matrices.shape
+        def adams_direction(m: jax.Array, v: jax.Array) -> jax.Array:
+            return m / (root(v / bias2.astype(v.dtype) + adam_eps_root) + visible(eps, v))
+
+        def direction(m: jax.Array, batch: MatrixBatch, norm: jax.Array | None, n: int) -> jax.Array:
+            def orthogonal(m: jax.Array, norm: jax.Array | None) -> jax.Array:
+                return newton_schulz(m, norm, triples, steps, preconditioning, eps, eps_in_max)
+
+            x = batch.restore(jax.vmap(orthogonal)(batch.matrices, norm)).astype(m.dtype)
+            x = for_each_copy(lambda m, x: jnp.sum(m.conj() * x) * x, n)(m, x) if adaptive else x
+            _, rows, columns = batch.matrices.shape
             if consistent_rms is None:
                 return jnp.sqrt(jnp.maximum(1, columns / rows)) * x
             return jnp.sqrt(jnp.maximum(rows, columns)) * consistent_rms * x
 
-        x = jax.tree.map(direction, m_hat, v, dims)
+        copies = copy_axes(grads)
+        batches = jax.tree.map(
+            lambda m, d, n: as_matrices(m, d, n) if d is not None and m.size else None, m_hat, dims, copies
+        )
+        norms_of = norms_of_matrices(batches, preconditioning)
+        x = jax.tree.map(
+            lambda m, v, batch, norm, n: (
+                adams_direction(m, v) if v is not None else direction(m, batch, norm, n) if batch else m
+            ),
+            *(m_hat, v, batches, norms_of, copies),
+        )
         no_matrix = jax.tree.map(lambda k: not k, is_matrix)
         x = add_weight_decay("muon", x, params, weight_decay, and_mask(is_matrix, weight_decay_mask, params))
         x = add_weight_decay("muon", x, params, adam_weight_decay, no_matrix)
@@ -201,7 +228,9 @@ def muon(
 def dimension_numbers(params: optax.Params, given: Any | Callable[[optax.Params], Any] | None) -> Any:
     """A tree like params: the dimension numbers of each matrix; None for params that are not matrices."""
     if given is None:
-        return jax.tree.map(lambda p: MuonDimensionNumbers() if p.ndim == 2 else None, params)
+        return jax.tree.map(
+            lambda p, n: MuonDimensionNumbers() if p.ndim - n == 2 else None, params, copy_axes(params)
+        )
     given = given(params) if callable(given) else given
     return jax.tree.map(
         lambda d, branch: jax.tree.map(lambda _: d, branch),  # one entry can stand for a whole branch
@@ -211,16 +240,27 @@ def dimension_numbers(params: optax.Params, given: Any | Callable[[optax.Params]
     )
 
 
-def as_matrices(x: jax.Array, d: MuonDimensionNumbers) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """x as (batch, rows, columns), and the function back to the shape of x."""
+@dataclass(frozen=True)  # a leaf of a tree
+class MatrixBatch:
+    """A param as matrices."""
+
+    matrices: jax.Array  # (batch, rows, columns), float32 at least for float16
+    restore: Callable[[jax.Array], jax.Array]  # back to the shape of the param
+
+
+def as_matrices(x: jax.Array, d: MuonDimensionNumbers, copies: int) -> MatrixBatch:
+    """x as matrices. The axes in d are those of one copy; leading axes of copies belong to the batch."""
+    ndim = x.ndim - copies
+    if ndim < 2:
+        raise ValueError(
+            f"muon: param is {check.describe(x)}, wanted a matrix, with two axes"
+            + (f" behind {copies} of copies" if copies else "")
+            + "; set its dimension numbers to None"
+        )
 
     def axes(numbers: Any) -> tuple[int, ...]:
-        return tuple(n % x.ndim for n in ((numbers,) if isinstance(numbers, int) else numbers))
+        return tuple(copies + n % ndim for n in ((numbers,) if isinstance(numbers, int) else numbers))
 
-    if x.ndim < 2:
-        raise ValueError(
-            f"muon: param is {check.describe(x)}, wanted a matrix, with two axes; set its dimension numbers to None"
-        )
     rows, columns = axes(d.reduction_axis), axes(d.output_axis)
     if set(rows) & set(columns):
         raise ValueError(
@@ -231,7 +271,21 @@ def as_matrices(x: jax.Array, d: MuonDimensionNumbers) -> tuple[jax.Array, Calla
     turned = jnp.transpose(x, order)
     shape = (-1, math.prod(x.shape[a] for a in rows), math.prod(x.shape[a] for a in columns))
     back = sorted(range(x.ndim), key=order.__getitem__)
-    return turned.reshape(shape), lambda matrices: jnp.transpose(matrices.reshape(turned.shape), back)
+    return MatrixBatch(
+        wide(turned.reshape(shape)),
+        lambda matrices: jnp.transpose(matrices.reshape(turned.shape), back),
+    )
+
+
+def norms_of_matrices(batches: Any, preconditioning: str) -> Any:
+    """What the matrices of each batch are divided by first, float[batch], if they are."""
+    found, structure = jax.tree.flatten(batches)
+    sizes: list[Any] = [None] * len(found)
+    if preconditioning == "frobenius":
+        sizes = [norm.value for norm in norms([batch.matrices for batch in found], [(1, 2)] * len(found))]
+    if preconditioning == "spectral":
+        sizes = [jax.vmap(lambda m: jnp.linalg.norm(m, ord=2))(batch.matrices) for batch in found]
+    return structure.unflatten(sizes)
 
 
 def and_mask(is_matrix: Any, mask: Any, params: optax.Params | None) -> Any:

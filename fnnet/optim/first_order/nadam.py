@@ -13,9 +13,11 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class NadamState(NamedTuple):
@@ -79,6 +81,7 @@ def nadam(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1474', '0.1474']
     """
+    check_flags("nadam", schedule_in_mean=schedule_in_mean, eps_before_correction=eps_before_correction)
     check_learning_rate("nadam", learning_rate)
     check.number("nadam", "b1", b1, "[0, 1)")
     check.number("nadam", "b2", b2, "[0, 1)")
@@ -113,7 +116,9 @@ def nadam(
         g_hat = jax.tree.map(lambda g: g / bias1.astype(g.dtype), grads)
         m_hat = jax.tree.map(lambda m, g: mu_next * m + (1 - mu) * g, m_next, g_hat)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v + eps_root) + eps_t)), m_hat, v_hat)
+        updates = jax.tree.map(
+            lambda m, v: times(-alpha, m / (root(v + eps_root) + visible(eps_t, v))), m_hat, v_hat
+        )
         state = NadamState(t, cast_like(m, state.m), cast_like(v, state.v), cast_like(product, state.product))
         return cast_like(updates, grads), state
 

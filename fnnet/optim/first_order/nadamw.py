@@ -14,10 +14,12 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
 )
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -82,6 +84,12 @@ def nadamw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1484', '-0.0010']
     """
+    check_flags(
+        "nadamw",
+        schedule_in_mean=schedule_in_mean,
+        eps_before_correction=eps_before_correction,
+        rate_in_decay=rate_in_decay,
+    )
     check_learning_rate("nadamw", learning_rate)
     check.number("nadamw", "b1", b1, "[0, 1)")
     check.number("nadamw", "b2", b2, "[0, 1)")
@@ -118,7 +126,7 @@ def nadamw(
         g_hat = jax.tree.map(lambda g: g / bias1.astype(g.dtype), grads)
         m_hat = jax.tree.map(lambda m, g: mu_next * m + (1 - mu) * g, m_next, g_hat)
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
-        x = jax.tree.map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps_t), m_hat, v_hat)
+        x = jax.tree.map(lambda m, v: m / (root(v + eps_root) + visible(eps_t, v)), m_hat, v_hat)
         if rate_in_decay:
             x = add_weight_decay("nadamw", x, params, decay, mask)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)

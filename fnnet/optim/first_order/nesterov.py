@@ -12,6 +12,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
@@ -64,6 +65,7 @@ def nesterov(
         >>> updates
         Array([-0.19], dtype=float32)
     """
+    check_flags("nesterov", rate_in_velocity=rate_in_velocity)
     check_learning_rate("nesterov", learning_rate)
     check.number("nesterov", "momentum", momentum, "[0, 1)")
 

@@ -5,6 +5,9 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from fnnet import check
 
 Coefficients = tuple[chex.Numeric, chex.Numeric, chex.Numeric]
 
@@ -24,24 +27,27 @@ PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 def newton_schulz(
     m: jax.Array,
+    norm: jax.Array | None,
     triples: tuple[Coefficients, ...],
     steps: chex.Numeric,
     preconditioning: str,
     eps: chex.Numeric,
+    eps_in_max: bool,
 ) -> jax.Array:
-    """About U V^T of a matrix m = U S V^T. Each step uses one of the triples (a, b, c); the last one is repeated."""
+    """About U V^T of a matrix m = U S V^T. Each step uses one of the triples (a, b, c); the last one is repeated.
+
+    m is divided by `norm + eps` first, or by max(norm, eps); with "aol" and "schatten" norm is None.
+    """
     if m.shape[0] > m.shape[1]:  # the Gram matrix is smaller for the transpose
-        return newton_schulz(m.T, triples, steps, preconditioning, eps).T
+        return newton_schulz(m.T, norm, triples, steps, preconditioning, eps, eps_in_max).T
 
     def step(x: jax.Array, gram: jax.Array, triple: Coefficients) -> jax.Array:
         a, b, c = (jnp.asarray(number, x.dtype) for number in triple)
         return a * x + (b * gram + c * gram @ gram) @ x
 
     x = m
-    if preconditioning == "frobenius":
-        x = x / (jnp.linalg.norm(x, ord="fro") + eps)
-    if preconditioning == "spectral":
-        x = x / (jnp.linalg.norm(x, ord=2) + eps)
+    if norm is not None:
+        x = x / (jnp.maximum(norm, eps) if eps_in_max else norm + eps)
     gram = x @ x.T.conj()
     if preconditioning == "aol":
         scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.abs(gram), axis=1, keepdims=True), 1e-8))
@@ -61,9 +67,13 @@ def newton_schulz(
 def coefficient_triples(ns_coeffs: Any) -> tuple[Coefficients, ...]:
     """The coefficients (a, b, c) of Newton-Schulz steps, one triple or several. Raises ValueError otherwise."""
     if isinstance(ns_coeffs, str):
-        if ns_coeffs not in PRESETS:
-            raise ValueError(f"muon: ns_coeffs={ns_coeffs!r}, wanted one of {tuple(PRESETS)} or triples")
+        check.one_of("muon", "ns_coeffs", ns_coeffs, tuple(PRESETS))
         ns_coeffs = PRESETS[ns_coeffs]
+    if not isinstance(ns_coeffs, jax.core.Tracer):
+        for number in jax.tree.leaves(ns_coeffs, is_leaf=lambda node: node is None):
+            # A row of an array is an array of numbers.
+            for one in number.ravel() if isinstance(number, np.ndarray | jax.Array) else [number]:
+                check.number("muon", "ns_coeffs", one)
     shape = jnp.asarray(ns_coeffs).shape
     if len(shape) not in (1, 2) or shape[-1] != 3 or shape[0] == 0:
         raise ValueError(

@@ -12,10 +12,12 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     copy_tree,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible, wide
 
 
 class ProdigyState(NamedTuple):
@@ -73,7 +75,7 @@ def prodigy(
             package; no bound by default.
         next_d_in_eps: True for d' eps, as in optax and the authors' package; False for d eps, as in the paper.
 
-    If all gradients or all rates so far were 0, r / |s| is 0 / 0, and d stays the same, as in the authors' package.
+    If all gradients or all rates so far were 0, r and |s| are 0, and d stays the same, as in the authors' package.
     (In optax 0.2.8, d and the params become NaN; with a schedule that starts at 0, in the first step.)
 
     Twin: `optax.contrib.prodigy`, equal bit for bit wherever that is finite.
@@ -92,24 +94,31 @@ def prodigy(
         >>> [f"{u:.4f}" for u in updates], float(state.d)
         (['-0.1000', '0.1000'], 0.10000000149011612)
     """
+    check_flags(
+        "prodigy",
+        safeguard_warmup=safeguard_warmup,
+        bias_correction=bias_correction,
+        next_d_in_eps=next_d_in_eps,
+    )
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"prodigy: betas={betas!r}, wanted two numbers, (b1, b2)")
     b1, b2 = betas
-    b3 = b2**0.5 if beta3 is None else beta3
     check_learning_rate("prodigy", learning_rate)
     check.number("prodigy", "betas[0]", b1, "[0, 1)")
     check.number("prodigy", "betas[1]", b2, "[0, 1)")
+    b3 = b2**0.5 if beta3 is None else beta3
     if beta3 is not None:
         check.number("prodigy", "beta3", beta3, "[0, 1)")
     check.number("prodigy", "eps", eps, "[0, inf)")
-    check.number("prodigy", "estim_lr0", estim_lr0, "[0, inf)")
+    check.number("prodigy", "estim_lr0", estim_lr0, "(0, inf)")  # the estimates grow from it
     check.number("prodigy", "estim_lr_coef", estim_lr_coef, "[0, inf)")
     check.number("prodigy", "weight_decay", weight_decay, "[0, inf)")
     if growth_rate is not None:
         check.number("prodigy", "growth_rate", growth_rate, "[1, inf)")
-    if isinstance(estim_lr0, int | float) and estim_lr0 == 0:
-        raise ValueError("prodigy: estim_lr0=0, wanted a number above 0: the estimates grow from it")
 
     def init(params: optax.Params) -> ProdigyState:
         dtype = optax.tree.dtype(params, "lowest")
+        dtype = jnp.float32 if dtype == jnp.float16 else dtype  # 1e-6 squared is 0 in float16
         return ProdigyState(
             step=jnp.zeros([], jnp.int32),
             m=zeros_like(params),
@@ -140,15 +149,19 @@ def prodigy(
         s = jax.tree.map(lambda s, dg: b3 * s + factor * dg / estim_lr0, state.s, d_g)
         way = jax.tree.map(lambda g, p0, p: inner(g, p0 - p), grads, state.theta_0, params)
         r = b3 * state.r + (d / estim_lr0) * gamma * sum(jax.tree.leaves(way))
-        d_hat = estim_lr_coef * r / sum(jnp.sum(jnp.abs(s)) for s in jax.tree.leaves(s))
-        d_next, d_max = jnp.where(d_hat > d, d_hat, d), None  # d where d_hat is NaN
+        size: Any = sum(jnp.sum(jnp.abs(wide(s))) for s in jax.tree.leaves(s))
+        d_hat = estim_lr_coef * r / jnp.where(size == 0, 1, size)  # r is 0 then, too
+        d_next, d_max = jnp.where(d_hat > d, d_hat, d), None
         if growth_rate is not None and state.d_max is not None:
             d_max = jnp.where(d_hat > state.d_max, d_hat, state.d_max)
             d_next = jnp.minimum(d_max, jnp.where(d == estim_lr0, d_next, d) * growth_rate)
 
         d_eps = (d_next if next_d_in_eps else d) * eps
         updates = jax.tree.map(
-            lambda m, v, p: -weight_decay * gamma * p - gamma * m / (jnp.sqrt(v) + d_eps), m, v, params
+            lambda m, v, p: -weight_decay * gamma * p - gamma * m / (root(v) + visible(d_eps, v)),
+            m,
+            v,
+            params,
         )
         new = ProdigyState(t, m, v, s, state.theta_0, r, d_next, d_max)
         return cast_like(updates, grads), cast_like(new, state)
@@ -158,4 +171,4 @@ def prodigy(
 
 def inner(a: jax.Array, b: jax.Array) -> jax.Array:
     """<a, b> of two arrays, in full precision on every device."""
-    return jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST)
+    return jnp.vdot(wide(a), wide(b), precision=jax.lax.Precision.HIGHEST)

@@ -13,10 +13,12 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class RadamState(NamedTuple):
@@ -78,6 +80,7 @@ def radam(
         >>> [f"{u:.4f}" for u in updates]
         ['-10.0000', '0.0100']
     """
+    check_flags("radam", nesterov=nesterov, eps_before_correction=eps_before_correction)
     check_learning_rate("radam", learning_rate)
     check.number("radam", "b1", b1, "[0, 1)")
     check.number("radam", "b2", b2, "[0, 1)")
@@ -113,7 +116,7 @@ def radam(
         v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
 
         def x(m: jax.Array, v: jax.Array) -> jax.Array:
-            adaptive = r.astype(m.dtype) * m / (jnp.sqrt(v + eps_root) + eps_t)
+            adaptive = r.astype(m.dtype) * m / (root(v + eps_root) + visible(eps_t, v))
             return jnp.where(rectify, adaptive, m)
 
         updates = jax.tree.map(lambda m, v: times(-alpha, x(m, v)), m_hat, v_hat)

@@ -13,11 +13,13 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
     times,
 )
+from fnnet.optim.numerics import reciprocal_root, root, visible
 
 
 class RmspropState(NamedTuple):
@@ -80,6 +82,14 @@ def rmsprop(
         >>> updates
         Array([-0.1,  0.1], dtype=float32)
     """
+    check_flags(
+        "rmsprop",
+        eps_in_sqrt=eps_in_sqrt,
+        centered=centered,
+        nesterov=nesterov,
+        bias_correction=bias_correction,
+        rate_in_velocity=rate_in_velocity,
+    )
     check_learning_rate("rmsprop", learning_rate)
     check.number("rmsprop", "decay", decay, "[0, 1)")
     check.number("rmsprop", "eps", eps, "[0, inf)")
@@ -110,9 +120,11 @@ def rmsprop(
             m_hat = jax.tree.map(lambda m: m / bias.astype(m.dtype), m) if bias_correction else m
             variance = jax.tree.map(lambda s, m: s - abs_sq(m), s_hat, m_hat)
         if eps_in_sqrt:
-            x = jax.tree.map(lambda s, g: jax.lax.rsqrt(s + eps) * g, variance, grads)
+            x = jax.tree.map(
+                lambda s, g: reciprocal_root(s + visible(eps, s, under_root=True)) * g, variance, grads
+            )
         else:
-            x = jax.tree.map(lambda s, g: 1 / (jnp.sqrt(s) + eps) * g, variance, grads)
+            x = jax.tree.map(lambda s, g: 1 / (root(s) + visible(eps, s)) * g, variance, grads)
 
         v, updates = state.v, x
         if momentum is None or rate_in_velocity:

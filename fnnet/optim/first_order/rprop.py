@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import cast_like, check_learning_rate
+from fnnet.optim.hyperparameters import cast_like, check_flags, check_learning_rate
 
 
 class RpropState(NamedTuple):
@@ -67,6 +67,7 @@ def rprop(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1200', '-0.0000']
     """
+    check_flags("rprop", backtrack=backtrack, one_step_late=one_step_late)
     if callable(learning_rate):
         raise TypeError("rprop: learning_rate is a schedule, wanted a number: the first step size")
     check_learning_rate("rprop", learning_rate)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, cast_like, times
+from fnnet.optim.hyperparameters import ScalarOrSchedule, abs_sq, at_step, cast_like, check_flags, times
+from fnnet.optim.numerics import root, visible
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 from fnnet.optim.wrappers.schedule_free import one_step_ahead, schedule_free, with_warmup
 
@@ -70,6 +71,7 @@ def schedule_free_adamw(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.1000']
     """
+    check_flags("schedule_free_adamw", rate_from_zero=rate_from_zero, bias_in_rate=bias_in_rate)
     rate = with_warmup("schedule_free_adamw", learning_rate, warmup_steps)
     check.number("schedule_free_adamw", "b2", b2, "[0, 1)")
     check.number("schedule_free_adamw", "eps", eps, "[0, inf)")
@@ -97,7 +99,7 @@ def schedule_free_adamw(
         else:
             bias = 1 - b2**t
             v_hat = jax.tree.map(lambda v: v / bias.astype(v.dtype), v)
-        x = jax.tree.map(lambda v, g: 1 / (jnp.sqrt(v) + eps) * g, v_hat, grads)
+        x = jax.tree.map(lambda v, g: 1 / (root(v) + visible(eps, v)) * g, v_hat, grads)
         x = add_weight_decay("schedule_free_adamw", x, params, weight_decay, None)
         updates = jax.tree.map(lambda x: times(-alpha, x), x)
         return cast_like(updates, grads), NormalizedState(t, cast_like(v, state.v))

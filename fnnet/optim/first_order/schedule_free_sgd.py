@@ -7,7 +7,7 @@ import optax
 
 from fnnet import check
 from fnnet.optim.first_order.sgd import sgd
-from fnnet.optim.hyperparameters import ScalarOrSchedule
+from fnnet.optim.hyperparameters import ScalarOrSchedule, check_flags
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 from fnnet.optim.wrappers.schedule_free import one_step_ahead, schedule_free, with_warmup
 
@@ -55,6 +55,7 @@ def schedule_free_sgd(
         >>> optimizer.update(jnp.array([1.0]), state, y)[0]
         Array([-0.5], dtype=float32)
     """
+    check_flags("schedule_free_sgd", rate_from_zero=rate_from_zero)
     rate = with_warmup("schedule_free_sgd", learning_rate, warmup_steps)
     if weight_decay is not None:
         check.number("schedule_free_sgd", "weight_decay", weight_decay, "[0, inf)")

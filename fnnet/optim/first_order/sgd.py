@@ -10,6 +10,7 @@ from fnnet.optim.first_order.nesterov import nesterov as with_nesterov
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
+    check_flags,
     check_learning_rate,
     init_step,
     next_step,
@@ -53,6 +54,7 @@ def sgd(
         >>> params + updates
         Array([0.8, 1.6], dtype=float32)
     """
+    check_flags("sgd", nesterov=nesterov)
     if momentum is not None:
         rule = with_nesterov if nesterov else with_momentum
         return rule(learning_rate, momentum, accumulator_dtype)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.copies import each_copy
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
@@ -22,7 +23,7 @@ class ShampooState(NamedTuple):
     """The state of Shampoo. For an axis of length n a preconditioner is (n, n), or (n,) if n is above `max_dim`."""
 
     step: jax.Array  # int32[], updates taken
-    h: Any  # like params, a tuple of preconditioners L, R, ... for each param, one per axis
+    h: Any  # like params, a tuple of preconditioners L, R, ... for each param, one per axis; stacked where params are
     roots: Any | None  # their inverse roots, unless they are computed at each step
     v: optax.Params | None  # velocity, like params, with momentum
 
@@ -85,8 +86,8 @@ def shampoo(
     def init(params: optax.Params) -> ShampooState:
         return ShampooState(
             step=jnp.zeros([], jnp.int32),
-            h=jax.tree.map(zero_preconditioners, params),
-            roots=jax.tree.map(zero_preconditioners, params) if precondition_every > 1 else None,
+            h=each_copy(zero_preconditioners, params),
+            roots=each_copy(zero_preconditioners, params) if precondition_every > 1 else None,
             v=jax.tree.map(jnp.zeros_like, params) if momentum is not None else None,
         )
 
@@ -97,13 +98,13 @@ def shampoo(
     def update(
         grads: optax.Updates, state: ShampooState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ShampooState]:
-        h = cast_like(jax.tree.map(update_preconditioners, grads, state.h), state.h)
+        h = cast_like(each_copy(update_preconditioners, grads, state.h), state.h)
         if precondition_every == 1:
             roots = inverse_roots(grads, h)
         else:
             due = state.step % precondition_every == 0
             roots = jax.lax.cond(due, inverse_roots, lambda grads, h: state.roots, grads, h)
-        x = jax.tree.map(precondition, grads, roots)
+        x = each_copy(precondition, grads, roots)
 
         v, alpha = state.v, at_step(learning_rate, state.step)
         if momentum is not None:
@@ -126,11 +127,10 @@ def shampoo(
         )
 
     def inverse_roots(grads: optax.Updates, h: Any) -> Any:
-        return jax.tree.map(
-            lambda _, axes: tuple(inverse_root(one, 2 * len(axes), eps).astype(one.dtype) for one in axes),
-            grads,
-            h,
-        )
+        def of_param(_: jax.Array, h: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            return tuple(inverse_root(one, 2 * len(h), eps).astype(one.dtype) for one in h)
+
+        return each_copy(of_param, grads, h)
 
     def precondition(g: jax.Array, roots: tuple[jax.Array, ...]) -> jax.Array:
         x = g.reshape(shape_of(g)) if roots else g

@@ -9,16 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.copies import each_copy
 from fnnet.optim.first_order.shampoo import gram, multiply_along
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     check_number_or_schedule,
     times,
 )
+from fnnet.optim.numerics import root
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
 
@@ -94,6 +97,7 @@ def soap(
         >>> [f"{u:.4f}" for u in jnp.diag(updates)]
         ['-0.1000', '0.1000']
     """
+    check_flags("soap", precondition_1d=precondition_1d)
     check_learning_rate("soap", learning_rate)
     check.number("soap", "b1", b1, "[0, 1)")
     check.number("soap", "b2", b2, "[0, 1)")
@@ -107,8 +111,8 @@ def soap(
             step=jnp.zeros([], jnp.int32),
             m=jax.tree.map(lambda p: jnp.zeros_like(p, at_least_float32(p)), params),
             v=jax.tree.map(lambda p: jnp.zeros_like(p, at_least_float32(p)), params),
-            h=jax.tree.map(zero_preconditioners, params),
-            q=jax.tree.map(zero_preconditioners, params),
+            h=each_copy(zero_preconditioners, params),
+            q=each_copy(zero_preconditioners, params),
         )
 
     def zero_preconditioners(p: jax.Array) -> tuple[jax.Array | None, ...]:
@@ -127,13 +131,13 @@ def soap(
         bias1, bias2 = 1 - b1**t, 1 - b2**t
 
         m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.m, g)
-        g_turned = jax.tree.map(rotate, g, state.q)
+        g_turned = each_copy(rotate, g, state.q)
         v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * abs_sq(g), state.v, g_turned)
-        m_turned = jax.tree.map(rotate, m, state.q)
+        m_turned = each_copy(rotate, m, state.q)
         x = jax.tree.map(
-            lambda m, v: m / bias1.astype(m.dtype) / (jnp.sqrt(v / bias2.astype(v.dtype)) + eps), m_turned, v
+            lambda m, v: m / bias1.astype(m.dtype) / (root(v / bias2.astype(v.dtype)) + eps), m_turned, v
         )
-        x = jax.tree.map(rotate_back, x, state.q)
+        x = each_copy(rotate_back, x, state.q)
         x = add_weight_decay("soap", x, params, decay, mask)
         updates = jax.tree.map(lambda x: jnp.where(stepping, times(-alpha, x), jnp.zeros_like(x)), x)
         m, v = (
@@ -141,7 +145,7 @@ def soap(
             for pair in ((m, state.m), (v, state.v))
         )
 
-        h = cast_like(jax.tree.map(update_preconditioners, g, state.h), state.h)
+        h = cast_like(each_copy(update_preconditioners, g, state.h), state.h)
         branch = jnp.where(stepping, jnp.where(state.step % precondition_every == 0, 2, 1), 0)
         q, v = jax.lax.switch(branch, (first_bases, same_bases, next_bases), h, state.q, v)
         return cast_like(updates, grads), SoapState(optax.safe_increment(state.step), m, v, h, q)
@@ -173,9 +177,12 @@ def rotate_back(x: jax.Array, q: tuple[jax.Array | None, ...]) -> jax.Array:
     return x
 
 
+Bases = tuple[jax.Array | None, ...]
+
+
 def first_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
     """The eigenvectors of h, largest eigenvalue first. v is still 0."""
-    return jax.tree.map(lambda h: jnp.linalg.eigh(h)[1][:, ::-1], h), v
+    return each_copy(lambda _, h: jax.tree.map(lambda h: jnp.linalg.eigh(h)[1][:, ::-1], h), v, h), v
 
 
 def same_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
@@ -185,13 +192,13 @@ def same_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
 
 def next_bases(h: Any, q: Any, v: Any) -> tuple[Any, Any]:
     """q after one step of orthogonal iteration, with its columns and the entries of v sorted by q^T h q."""
-    power = jax.tree.map(jnp.matmul, h, q)
-    order = jax.tree.map(lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=0).real), q, power)
-    q = jax.tree.map(lambda p, order: jnp.linalg.qr(p[:, order])[0], power, order)
 
-    def reordered(v: jax.Array, order: tuple[jax.Array | None, ...]) -> jax.Array:
+    def of_param(v: jax.Array, h: Bases, q: Bases) -> tuple[jax.Array, Bases]:
+        power = jax.tree.map(jnp.matmul, h, q)
+        order = jax.tree.map(lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=0).real), q, power)
         for axis, one in enumerate(order):
             v = v if one is None else jnp.take(v, one, axis)
-        return v
+        return v, jax.tree.map(lambda p, order: jnp.linalg.qr(p[:, order])[0], power, order)
 
-    return q, jax.tree.map(reordered, v, order)
+    both = each_copy(of_param, v, h, q)
+    return tuple(jax.tree.map(lambda _, pair, i=i: pair[i], v, both) for i in (1, 0))

@@ -13,9 +13,11 @@ from fnnet.optim.hyperparameters import (
     abs_sq,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
 )
+from fnnet.optim.numerics import root, visible
 
 
 class YogiState(NamedTuple):
@@ -73,6 +75,8 @@ def yogi(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '0.0944']
     """
+    check_flags("yogi", bias_correction=bias_correction, eps_before_correction=eps_before_correction)
+    check.number("yogi", "initial_m", initial_m)
     check_learning_rate("yogi", learning_rate)
     check.number("yogi", "b1", b1, "[0, 1)")
     check.number("yogi", "b2", b2, "[0, 1)")
@@ -97,7 +101,7 @@ def yogi(
             m_hat = jax.tree.map(lambda m: m / bias1.astype(m.dtype), m)
             v_hat = jax.tree.map(lambda v: v / bias2.astype(v.dtype), v)
             eps_t = eps / jnp.sqrt(bias2) if eps_before_correction else eps
-        updates = jax.tree.map(lambda m, v: times(-alpha, m / (jnp.sqrt(v) + eps_t)), m_hat, v_hat)
+        updates = jax.tree.map(lambda m, v: times(-alpha, m / (root(v) + visible(eps_t, v))), m_hat, v_hat)
         return cast_like(updates, grads), YogiState(t, cast_like(m, state.m), cast_like(v, state.v))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.optim.hyperparameters import Schedule
+from fnnet.optim.hyperparameters import Schedule, check_numbers
 from fnnet.optim.schedules.decay import is_at_most_0
 from fnnet.optim.schedules.piecewise import join_schedules, piecewise_interpolate_schedule
 from fnnet.optim.schedules.warm_up import warmup_cosine_decay_schedule
@@ -41,6 +41,7 @@ def cosine_restarts_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 20, 30)]
         ['1.00', '0.50', '1.00', '0.50', '1.00']
     """
+    check_numbers("cosine_restarts_schedule", init_value=init_value, alpha=alpha)
     check.is_positive("cosine_restarts_schedule", "first_decay_steps", first_decay_steps)
     check.is_positive("cosine_restarts_schedule", "factor", factor)
     starts, period = [0], first_decay_steps
@@ -121,6 +122,15 @@ def linear_onecycle_schedule(
         >>> [f"{schedule(t):.6f}" for t in (0, 30, 85, 100)]
         ['0.040000', '1.000000', '0.040000', '0.000004']
     """
+    check_numbers(
+        "linear_onecycle_schedule",
+        transition_steps=transition_steps,
+        peak_value=peak_value,
+        pct_start=pct_start,
+        pct_final=pct_final,
+    )
+    check.number("linear_onecycle_schedule", "div_factor", div_factor, "(0, inf)")
+    check.number("linear_onecycle_schedule", "final_div_factor", final_div_factor, "(0, inf)")
     if is_at_most_0(transition_steps):
         raise ValueError(
             f"linear_onecycle_schedule: transition_steps={transition_steps}, wanted a positive number"
@@ -165,6 +175,14 @@ def cosine_onecycle_schedule(
         >>> [f"{schedule(t):.6f}" for t in (0, 30, 65, 100)]
         ['0.040000', '1.000000', '0.500002', '0.000004']
     """
+    check_numbers(
+        "cosine_onecycle_schedule",
+        transition_steps=transition_steps,
+        peak_value=peak_value,
+        pct_start=pct_start,
+    )
+    check.number("cosine_onecycle_schedule", "div_factor", div_factor, "(0, inf)")
+    check.number("cosine_onecycle_schedule", "final_div_factor", final_div_factor, "(0, inf)")
     if is_at_most_0(transition_steps):
         raise ValueError(
             f"cosine_onecycle_schedule: transition_steps={transition_steps}, wanted a positive number"

@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.optim.hyperparameters import Schedule
+from fnnet.optim.hyperparameters import Schedule, check_flags, check_numbers
 
 
 def constant_schedule(value: chex.Numeric) -> Schedule:
@@ -19,6 +19,7 @@ def constant_schedule(value: chex.Numeric) -> Schedule:
         >>> fn.optim.constant_schedule(0.1)(1000)
         0.1
     """
+    check_numbers("constant_schedule", value=value)
     return lambda step: value
 
 
@@ -47,6 +48,14 @@ def polynomial_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 20)]
         ['1.00', '0.25', '0.00', '0.00']
     """
+    check_numbers(
+        "polynomial_schedule",
+        init_value=init_value,
+        end_value=end_value,
+        power=power,
+        transition_steps=transition_steps,
+        transition_begin=transition_begin,
+    )
     if is_at_most_0(transition_steps):
         return constant_schedule(init_value)
     begin = 0 if is_at_most_0(transition_begin) else transition_begin
@@ -73,6 +82,13 @@ def linear_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 20)]
         ['1.00', '0.50', '0.00', '0.00']
     """
+    check_numbers(
+        "linear_schedule",
+        init_value=init_value,
+        end_value=end_value,
+        transition_steps=transition_steps,
+        transition_begin=transition_begin,
+    )
     return polynomial_schedule(init_value, end_value, 1, transition_steps, transition_begin)
 
 
@@ -96,6 +112,7 @@ def step_decay_schedule(init_value: chex.Numeric, factor: chex.Numeric, every: c
         >>> [f"{schedule(t):.2f}" for t in (0, 9, 10, 20)]
         ['1.00', '1.00', '0.50', '0.25']
     """
+    check_numbers("step_decay_schedule", init_value=init_value)
     check.number("step_decay_schedule", "every", every, "[1, inf)")
     check.number("step_decay_schedule", "factor", factor, "[0, inf)")
     return lambda step: init_value * jnp.power(factor, jnp.maximum(step, 0) // every)
@@ -129,6 +146,16 @@ def exponential_decay(
         >>> [f"{schedule(t):.4f}" for t in (0, 5, 10, 20)]
         ['1.0000', '0.7071', '0.5000', '0.2500']
     """
+    check_numbers(
+        "exponential_decay",
+        init_value=init_value,
+        transition_steps=transition_steps,
+        decay_rate=decay_rate,
+        transition_begin=transition_begin,
+    )
+    if end_value is not None:
+        check.number("exponential_decay", "end_value", end_value)
+    check_flags("exponential_decay", staircase=staircase)
     if is_at_most_0(transition_steps) or (isinstance(decay_rate, Real) and decay_rate == 0):
         return constant_schedule(init_value)
     begin = 0 if is_at_most_0(transition_begin) else transition_begin
@@ -177,6 +204,8 @@ def inverse_time_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 10, 30, 90)]
         ['1.00', '0.50', '0.25', '0.10']
     """
+    check_numbers("inverse_time_schedule", init_value=init_value, transition_begin=transition_begin)
+    check_flags("inverse_time_schedule", staircase=staircase)
     check.number("inverse_time_schedule", "transition_steps", transition_steps, "[1, inf)")
     check.number("inverse_time_schedule", "decay_rate", decay_rate, "[0, inf)")
 
@@ -216,6 +245,13 @@ def cosine_decay_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 20)]
         ['1.00', '0.50', '0.00', '0.00']
     """
+    check_numbers(
+        "cosine_decay_schedule",
+        init_value=init_value,
+        decay_steps=decay_steps,
+        alpha=alpha,
+        exponent=exponent,
+    )
     if is_at_most_0(decay_steps):
         raise ValueError(f"cosine_decay_schedule: decay_steps={decay_steps}, wanted a positive number")
     # A float, so that pi * step is not computed in a small integer type.

@@ -1,13 +1,13 @@
 """Piecewise schedules: jumps at given steps, interpolation between them, one schedule after another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.optim.hyperparameters import Schedule
+from fnnet.optim.hyperparameters import Schedule, check_numbers
 
 
 def piecewise_constant_schedule(
@@ -33,9 +33,8 @@ def piecewise_constant_schedule(
         >>> [f"{schedule(t):.2f}" for t in (9, 10, 19, 20)]
         ['1.00', '0.10', '0.10', '0.05']
     """
-    jumps = sorted((boundaries_and_scales or {}).items())
-    for boundary, scale in jumps:
-        check.number("piecewise_constant_schedule", f"scale at {boundary}", scale, "[0, inf)")
+    check_numbers("piecewise_constant_schedule", init_value=init_value)
+    jumps = in_order("piecewise_constant_schedule", boundaries_and_scales)
 
     def schedule(step: Any) -> Any:
         value = jnp.asarray(init_value) if jumps else init_value
@@ -73,13 +72,9 @@ def piecewise_interpolate_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 15, 20, 30)]
         ['1.00', '0.75', '0.50', '0.25', '0.00', '0.00']
     """
-    if interpolate_type not in ("linear", "cosine"):
-        raise ValueError(
-            f'piecewise_interpolate_schedule: interpolate_type={interpolate_type!r}, wanted "linear" or "cosine"'
-        )
-    points = sorted((boundaries_and_scales or {}).items())
-    for boundary, scale in points:
-        check.number("piecewise_interpolate_schedule", f"scale at {boundary}", scale, "[0, inf)")
+    check_numbers("piecewise_interpolate_schedule", init_value=init_value)
+    check.one_of("piecewise_interpolate_schedule", "interpolate_type", interpolate_type, ("linear", "cosine"))
+    points = in_order("piecewise_interpolate_schedule", boundaries_and_scales)
 
     def schedule(step: Any) -> Any:
         bounds = jnp.stack([0, *(boundary for boundary, _ in points)])
@@ -117,6 +112,11 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[chex.Nume
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 15)]
         ['1.00', '1.00', '0.50', '0.00']
     """
+    for i, part in enumerate(schedules):
+        if not callable(part):
+            raise TypeError(f"join_schedules: schedules[{i}]={part!r}, wanted a function of the step")
+    for i, boundary in enumerate(boundaries):
+        check.number("join_schedules", f"boundaries[{i}]", boundary)
     if len(schedules) != len(boundaries) + 1:
         raise ValueError(
             f"join_schedules: {len(schedules)} schedules and {len(boundaries)} boundaries, wanted one boundary "
@@ -130,3 +130,14 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[chex.Nume
         return value
 
     return schedule
+
+
+def in_order(function: str, boundaries_and_scales: Any) -> list[tuple[chex.Numeric, chex.Numeric]]:
+    """The boundaries and their scales, by boundary; raises unless all are numbers and no scale is negative."""
+    given = {} if boundaries_and_scales is None else boundaries_and_scales
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{function}: boundaries_and_scales={given!r}, wanted a dict such as {{1000: 0.1}}")
+    for boundary, scale in given.items():
+        check.number(function, "boundary", boundary)
+        check.number(function, f"scale at {boundary}", scale, "[0, inf)")
+    return sorted(given.items())

@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 
 from fnnet import check
-from fnnet.optim.hyperparameters import Schedule
+from fnnet.optim.hyperparameters import Schedule, check_flags, check_numbers
 from fnnet.optim.schedules.decay import cosine_decay_schedule, exponential_decay, linear_schedule
 from fnnet.optim.schedules.piecewise import join_schedules
 
@@ -38,6 +38,7 @@ def warmup_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 1, 4, 13, 14)]
         ['0.00', '0.25', '1.00', '1.00', '0.50']
     """
+    check_numbers("warmup_schedule", init_value=init_value)
     if not callable(schedule):
         raise TypeError(
             f"warmup_schedule: schedule={schedule!r}, wanted a function of the step; write "
@@ -71,6 +72,12 @@ def warmup_constant_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 20)]
         ['0.00', '0.50', '1.00', '1.00']
     """
+    check_numbers(
+        "warmup_constant_schedule",
+        init_value=init_value,
+        peak_value=peak_value,
+        warmup_steps=warmup_steps,
+    )
     return linear_schedule(init_value, peak_value, warmup_steps)
 
 
@@ -102,6 +109,15 @@ def warmup_cosine_decay_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 20, 30)]
         ['0.00', '0.50', '1.00', '0.50', '0.00']
     """
+    check_numbers(
+        "warmup_cosine_decay_schedule",
+        init_value=init_value,
+        peak_value=peak_value,
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+        end_value=end_value,
+        exponent=exponent,
+    )
     if isinstance(peak_value, Real):
         alpha = 0.0 if peak_value == 0 else end_value / peak_value
     else:
@@ -141,6 +157,18 @@ def warmup_exponential_decay_schedule(
         >>> [f"{schedule(t):.2f}" for t in (0, 5, 10, 20, 30)]
         ['0.00', '0.50', '1.00', '0.50', '0.25']
     """
+    check_numbers(
+        "warmup_exponential_decay_schedule",
+        init_value=init_value,
+        peak_value=peak_value,
+        warmup_steps=warmup_steps,
+        transition_steps=transition_steps,
+        decay_rate=decay_rate,
+        transition_begin=transition_begin,
+    )
+    if end_value is not None:
+        check.number("warmup_exponential_decay_schedule", "end_value", end_value)
+    check_flags("warmup_exponential_decay_schedule", staircase=staircase)
     warm = linear_schedule(init_value, peak_value, warmup_steps)
     decay = exponential_decay(
         peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value

@@ -84,8 +84,7 @@ def conjugate_gradient(
         >>> bool(f(theta) < 1e-4)
         True
     """
-    if beta not in get_args(Beta):
-        raise ValueError(f"conjugate_gradient: beta={beta!r}, wanted one of {', '.join(get_args(Beta))}")
+    check.one_of("conjugate_gradient", "beta", beta, get_args(Beta))
     if restart_every is not None:
         check.is_positive("conjugate_gradient", "restart_every", restart_every)
     if restart_overlap is not None:

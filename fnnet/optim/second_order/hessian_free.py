@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations, require
-from fnnet.optim.hyperparameters import cast_like
+from fnnet.optim.hyperparameters import cast_like, check_flags
 from fnnet.optim.second_order.curvature import dtype_of, finite_or_zero, flatten_problem
 
 LEAST, MOST = 1e-20, 1e10  # bounds of lambda, which must be able to return from either
@@ -85,6 +85,7 @@ def hessian_free(
         >>> bool(jnp.allclose(updates, jnp.array([1.0, 2.0]), rtol=1e-3))
         True
     """
+    check_flags("hessian_free", backtracking=backtracking)
     name = "hessian_free"
     check.number(name, "damping", damping, f"[{LEAST}, {MOST})")
     check.is_positive(name, "max_iterations", max_iterations)

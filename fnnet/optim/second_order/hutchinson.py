@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fnnet.optim.hyperparameters import check_flags
+
 
 class HutchinsonState(NamedTuple):
     """The state of the estimator."""
@@ -48,6 +50,7 @@ def hutchinson_estimator_diag_hessian(
         >>> diag
         Array([6., 2.], dtype=float32)
     """
+    check_flags("hutchinson_estimator_diag_hessian", normal=normal)
 
     def init(params: optax.Params) -> HutchinsonState:
         return HutchinsonState(jax.random.PRNGKey(0) if random_seed is None else random_seed)

@@ -12,6 +12,7 @@ from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
     at_step,
     cast_like,
+    check_flags,
     check_learning_rate,
     times,
     zeros_like,
@@ -87,6 +88,7 @@ def lbfgs(
         >>> bool(f(theta) < 1e-6)
         True
     """
+    check_flags("lbfgs", scale_init_precond=scale_init_precond)
     if learning_rate is not None:
         check_learning_rate("lbfgs", learning_rate)
     check.is_positive("lbfgs", "memory_size", memory_size)

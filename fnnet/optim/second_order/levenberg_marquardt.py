@@ -99,10 +99,8 @@ def levenberg_marquardt(
     check.number(name, "lower_above", lower_above, "[0, 1)")
     check.number(name, "lower_by", lower_by, "[1, inf)")
     check.number(name, "raise_by", raise_by, "[1, inf)")
-    if scaling not in ("identity", "diagonal"):
-        raise ValueError(f'{name}: scaling={scaling!r}, wanted "identity" or "diagonal"')
-    if rule not in ("nielsen", "marquardt"):
-        raise ValueError(f'{name}: rule={rule!r}, wanted "nielsen" or "marquardt"')
+    check.one_of(name, "scaling", scaling, ("identity", "diagonal"))
+    check.one_of(name, "rule", rule, ("nielsen", "marquardt"))
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
         dtype = dtype_of(params)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations, require
 from fnnet.optim.hyperparameters import (
     ScalarOrSchedule,
@@ -87,8 +88,7 @@ def natural_gradient(
     """
     check_learning_rate("natural_gradient", learning_rate)
     check_number_or_schedule("natural_gradient", "damping", damping, "[0, inf)")
-    if fisher not in ("exact", "empirical"):
-        raise ValueError(f'natural_gradient: fisher={fisher!r}, wanted "exact" or "empirical"')
+    check.one_of("natural_gradient", "fisher", fisher, ("exact", "empirical"))
 
     def init(params: optax.Params) -> NaturalGradientState:
         return NaturalGradientState(init_step(learning_rate, damping), no_evaluations())

@@ -9,7 +9,7 @@ import optax
 
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations, require
-from fnnet.optim.hyperparameters import cast_like, times
+from fnnet.optim.hyperparameters import cast_like, check_flags, times
 from fnnet.optim.line_search import LineSearch, backtracking, dot, line_function, scale_direction
 
 
@@ -83,6 +83,7 @@ def newton_cg(
         >>> bool(jnp.max(jnp.abs(theta)) < 1e-3)
         True
     """
+    check_flags("newton_cg", relative=relative)
     check.number("newton_cg", "eta_max", eta_max, "[0, 1)")
     check.number("newton_cg", "power", power, "[0, inf)")
     check.is_positive("newton_cg", "max_products", max_products)

@@ -10,7 +10,16 @@ import optax
 
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import ScalarOrSchedule, at_step, cast_like, check_learning_rate, times
+from fnnet.optim.hyperparameters import (
+    ScalarOrSchedule,
+    at_step,
+    cast_like,
+    check_count,
+    check_flags,
+    check_learning_rate,
+    times,
+)
+from fnnet.optim.numerics import visible
 from fnnet.optim.second_order.hutchinson import hutchinson_estimator_diag_hessian
 from fnnet.optim.transforms.weight_decay import add_weight_decay
 
@@ -93,6 +102,14 @@ def sophia(
         >>> [f"{u:.4f}" for u in updates]
         ['-0.1000', '-0.0500']
     """
+    check_flags(
+        "sophia",
+        verbose=verbose,
+        hessian_first=hessian_first,
+        bias_correction=bias_correction,
+        eps_added=eps_added,
+    )
+    check_count("sophia", "print_win_rate_every_n_steps", print_win_rate_every_n_steps, least=0)
     check_learning_rate("sophia", learning_rate)
     check.number("sophia", "b1", b1, "[0, 1)")
     check.number("sophia", "b2", b2, "[0, 1)")
@@ -101,7 +118,7 @@ def sophia(
     check.number("sophia", "gamma", gamma, "[0, inf)")
     if clip_threshold is not None:
         check.number("sophia", "clip_threshold", clip_threshold, "[0, inf)")
-    check.number("sophia", "update_interval", update_interval, "[1, inf)")
+    check_count("sophia", "update_interval", update_interval)
     estimator = optax.with_extra_args_support(hessian_diagonal_fn)
 
     def init(params: optax.Params) -> SophiaState:
@@ -114,7 +131,8 @@ def sophia(
         )
 
     def quotient(m: jax.Array, h: jax.Array) -> jax.Array:
-        return m / (jnp.maximum(gamma * h, 0) + eps if eps_added else jnp.maximum(gamma * h, eps))
+        least = visible(eps, h)
+        return m / (jnp.maximum(gamma * h, 0) + least if eps_added else jnp.maximum(gamma * h, least))
 
     def update(
         grads: optax.Updates, state: SophiaState, params: optax.Params | None = None, **extra: Any

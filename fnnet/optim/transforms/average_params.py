@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.optim.hyperparameters import check_count, check_flags
 
 
 class AverageParamsState(NamedTuple):
@@ -51,8 +52,9 @@ def ema_params(
         >>> params + updates, fn.optim.averaged_params(state)
         (Array([2.], dtype=float32), Array([3.], dtype=float32))
     """
+    check_flags("ema_params", debias=debias)
     check.number("ema_params", "decay", decay, "[0, 1)")
-    check.number("ema_params", "start", start, "[0, inf)")
+    check_count("ema_params", "start", start, least=0)
 
     def weight(t: jax.Array) -> jax.Array:
         if not debias:
@@ -94,7 +96,7 @@ def mean_params(start: chex.Numeric = 0) -> optax.GradientTransformationExtraArg
         >>> params, fn.optim.averaged_params(state)
         (Array([2.], dtype=float32), Array([2.5], dtype=float32))
     """
-    check.number("mean_params", "start", start, "[0, inf)")
+    check_count("mean_params", "start", start, least=0)
     return _average_params("mean_params", lambda t: 1 / jnp.maximum(t - start, 1).astype(float))
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import abs_sq, times
+from fnnet.copies import copy_axes, each_copy
+from fnnet.optim.hyperparameters import times
+from fnnet.optim.numerics import Norm, global_norm, norms, norms_like, wide
 
 
 def clip(max_delta: chex.Numeric) -> optax.GradientTransformationExtraArgs:
@@ -72,7 +74,8 @@ def clip_by_norm(max_norm: chex.Numeric) -> optax.GradientTransformationExtraArg
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        return jax.tree.map(lambda g: _clip_to_norm(g, _global_norm(g), max_norm), grads), state
+        norms = norms_like(grads)
+        return each_copy(lambda g, norm: _clip_to_norm(g, norm, max_norm), grads, norms), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
 
@@ -108,9 +111,9 @@ def clip_by_global_norm(
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        norm = _global_norm(grads)
+        norm = global_norm(grads)
         if not (isinstance(eps, int | float) and eps == 0):  # without eps, bit for bit as optax
-            norm = norm + eps
+            norm = Norm(norm.value + eps, norm.divisor + eps)
         return jax.tree.map(lambda g: _clip_to_norm(g, norm, max_norm), grads), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
@@ -146,34 +149,48 @@ def adaptive_grad_clip(
     """
     check.number("adaptive_grad_clip", "clipping", clipping, "[0, inf)")
     check.number("adaptive_grad_clip", "eps", eps, "[0, inf)")
+    given = () if axis is None else axis if isinstance(axis, Sequence) else (axis,)
+    if not all(isinstance(a, int) and not isinstance(a, bool) for a in given):
+        raise TypeError(f"adaptive_grad_clip: axis={axis!r}, wanted an int or several")
 
-    def unit_norm(x: jax.Array) -> jax.Array:
+    def unit_axes(x: jax.Array, copies: int) -> tuple[int, ...]:
+        """The axes over which norms are taken, those of one copy."""
+        ndim = x.ndim - copies
         if axis is not None:
-            over: Any = axis if isinstance(axis, int) else tuple(axis)
-        elif jnp.squeeze(x).ndim <= 1:
-            over = None
-        elif x.ndim in (2, 3):
-            over = 0
-        elif x.ndim in (4, 5):
-            over = tuple(range(x.ndim - 1))
+            if not all(-ndim <= a < ndim for a in given):
+                raise ValueError(
+                    f"adaptive_grad_clip: axis={axis} for {check.describe(x)}, wanted axes that it has"
+                )
+            over = [a % ndim for a in given]
+        elif sum(n != 1 for n in x.shape[copies:]) <= 1:
+            over = [*range(ndim)]
+        elif ndim in (2, 3):
+            over = [0]
+        elif ndim in (4, 5):
+            over = [*range(ndim - 1)]
         else:
             raise ValueError(
                 f"adaptive_grad_clip: an array is {check.describe(x)}, wanted 5 axes at most, or an axis="
             )
-        return jnp.broadcast_to(jnp.sqrt(jnp.sum(abs_sq(x), axis=over, keepdims=True)), x.shape)
+        return tuple(copies + a for a in over)
 
-    def cut(g: jax.Array, w: jax.Array) -> jax.Array:
-        norm = unit_norm(g)
-        limit = times(clipping, jnp.maximum(unit_norm(w), jnp.asarray(eps, norm.dtype)))
+    def cut(g: jax.Array, over: tuple[int, ...], of_g: Norm, of_w: Norm) -> jax.Array:
+        norm, w_norm = (jnp.broadcast_to(jnp.expand_dims(one.value, over), g.shape) for one in (of_g, of_w))
+        limit = times(clipping, jnp.maximum(w_norm, jnp.asarray(eps, norm.dtype)))
         clipped = g * (limit / jnp.maximum(norm, 1e-6))  # 1e-6 matters only if lambda eps is smaller
-        return jnp.where(norm < limit, g, clipped).astype(g.dtype)
+        return jnp.where(norm < limit, g, clipped.astype(g.dtype))
 
     def update(
         grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.EmptyState]:
         if params is None:
             raise ValueError("adaptive_grad_clip: needs the params, write update(grads, state, params)")
-        return jax.tree.map(cut, grads, params), state
+        leaves, structure = jax.tree.flatten(grads)
+        weights = structure.flatten_up_to(params)
+        axes = [unit_axes(g, n) for g, n in zip(leaves, jax.tree.leaves(copy_axes(grads)), strict=True)]
+        sizes = norms([*leaves, *weights], axes * 2)
+        each = zip(leaves, axes, sizes[: len(axes)], sizes[len(axes) :], strict=True)
+        return structure.unflatten([cut(*one) for one in each]), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
 
@@ -182,13 +199,9 @@ def _no_state(params: optax.Params) -> optax.EmptyState:
     return optax.EmptyState()
 
 
-def _global_norm(tree: Any) -> jax.Array:
-    """The norm of all arrays, taken as one vector."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(g.real) + jnp.square(g.imag)) for g in jax.tree.leaves(tree)))
-
-
-def _clip_to_norm(g: jax.Array, norm: jax.Array, max_norm: chex.Numeric) -> jax.Array:
+def _clip_to_norm(g: jax.Array, norm: Norm, max_norm: chex.Numeric) -> jax.Array:
     """g times max_norm / norm where that factor is less than 1."""
     # A gradient of 0 stays, even if max_norm is 0.
-    fits = (norm < max_norm) | (norm == 0)
-    return jnp.where(fits, g, times(max_norm, g / norm.astype(g.dtype)))
+    fits = (norm.value < max_norm) | (norm.value == 0)
+    unit = wide(g) / norm.divisor.astype(wide(g).dtype)
+    return jnp.where(fits, g, times(max_norm, unit).astype(g.dtype))

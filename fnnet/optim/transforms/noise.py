@@ -49,6 +49,7 @@ def add_noise(
         >>> f"{jnp.std(updates):.3f}"
         '0.010'
     """
+    check.number("add_noise", "gamma", gamma)
     check.number("add_noise", "eta", eta, "[0, inf)")
     if (key is None) == (seed is None):
         raise ValueError(f"add_noise: key={key}, seed={seed}, wanted a key: add_noise(eta, gamma, key=0)")

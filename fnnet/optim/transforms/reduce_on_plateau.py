@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import times
+from fnnet.optim.hyperparameters import check_count, times
 
 
 class ReduceOnPlateauState(NamedTuple):
@@ -69,18 +69,14 @@ def reduce_on_plateau(
         [-0.5]
     """
     name = "reduce_on_plateau"
-    check.number(name, "factor", factor, "[0, 1)")
-    if isinstance(factor, int | float) and factor == 0:
-        raise ValueError(f"{name}: factor={factor}, wanted a number between 0 and 1")
-    check.number(name, "rtol", rtol, "[0, inf)")
-    if isinstance(rtol, int | float) and rtol > 1:
-        raise ValueError(f"{name}: rtol={rtol}, wanted 1 at most")
+    check.number(name, "factor", factor, "(0, 1)")
+    check.number(name, "rtol", rtol, "[0, 1]")
     check.number(name, "atol", atol, "[0, inf)")
     if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
         raise ValueError(f"{name}: rtol={rtol}, atol={atol}, wanted one of them positive")
-    check.number(name, "patience", patience, "[1, inf)")
-    check.number(name, "cooldown", cooldown, "[0, inf)")
-    check.number(name, "accumulation_size", accumulation_size, "[1, inf)")
+    check_count(name, "patience", patience)
+    check_count(name, "cooldown", cooldown, least=0)
+    check_count(name, "accumulation_size", accumulation_size)
     check.number(name, "min_scale", min_scale, "[0, inf)")
 
     def init(params: optax.Params) -> ReduceOnPlateauState:

@@ -89,11 +89,13 @@ def add_weight_decay(
 
 
 def map_masked(
-    f: Callable[[jax.Array, jax.Array], jax.Array], mask: Any, updates: optax.Updates, params: optax.Params
+    f: Callable[..., jax.Array], mask: Any, updates: optax.Updates, params: optax.Params, *rest: Any
 ) -> optax.Updates:
-    """f(update, param) where the mask is True, or everywhere if it is None; elsewhere the update as it is."""
+    """f(update, param, ...) where the mask is True, or everywhere if it is None; elsewhere the update as it is."""
     if mask is None:
-        return jax.tree.map(f, updates, params)
+        return jax.tree.map(f, updates, params, *rest)
     chosen = mask(params) if callable(mask) else mask
     # A boolean may stand for a whole branch.
-    return jax.tree.map(lambda yes, u, p: jax.tree.map(f, u, p) if yes else u, chosen, updates, params)
+    return jax.tree.map(
+        lambda yes, u, *others: jax.tree.map(f, u, *others) if yes else u, chosen, updates, params, *rest
+    )

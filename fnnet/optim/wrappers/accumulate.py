@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
-from fnnet.optim.hyperparameters import at_step, cast_like
+from fnnet.optim.hyperparameters import at_step, cast_like, check_count, check_flags
 
 
 class AccumulateState(NamedTuple):
@@ -58,7 +58,10 @@ def accumulate(
         >>> first, second
         (Array([0.], dtype=float32), Array([-0.2], dtype=float32))
     """
-    if not callable(every) and not isinstance(every, jax.Array):
+    check_flags("accumulate", use_grad_mean=use_grad_mean)
+    if isinstance(every, jax.Array):
+        check_count("accumulate", "every", every)
+    elif not callable(every):
         check.is_positive("accumulate", "every", every)
     optimizer = optax.with_extra_args_support(optimizer)
 

@@ -9,7 +9,7 @@ import optax
 from optax import LookaheadParams
 
 from fnnet import check
-from fnnet.optim.hyperparameters import copy_tree, times
+from fnnet.optim.hyperparameters import check_count, check_flags, copy_tree, times
 
 
 class LookaheadState(NamedTuple):
@@ -64,8 +64,8 @@ def lookahead(
         >>> params
         LookaheadParams(fast=Array([3.], dtype=float32), slow=Array([3.], dtype=float32))
     """
-    if not isinstance(sync_period, jax.Array):
-        check.is_positive("lookahead", "sync_period", sync_period)
+    check_flags("lookahead", reset_state=reset_state)
+    check_count("lookahead", "sync_period", sync_period)
     check.number("lookahead", "slow_step_size", slow_step_size, "[0, inf)")
     fast_optimizer = optax.with_extra_args_support(fast_optimizer)
 

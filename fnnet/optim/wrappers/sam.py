@@ -10,7 +10,8 @@ import optax
 
 from fnnet import check
 from fnnet.optim.evaluations import Evaluations, no_evaluations
-from fnnet.optim.hyperparameters import abs_sq, cast_like, times
+from fnnet.optim.hyperparameters import cast_like, check_flags, times
+from fnnet.optim.numerics import global_norm
 
 
 class SamState(NamedTuple):
@@ -64,6 +65,7 @@ def sam(
         >>> updates  # -0.1 times the gradient at 1.5
         Array([-0.3], dtype=float32)
     """
+    check_flags("sam", adaptive=adaptive)
     check.number("sam", "rho", rho, "[0, inf)")
     check.number("sam", "eta", eta, "[0, inf)")
     check.is_positive("sam", "sync_period", sync_period)
@@ -77,7 +79,9 @@ def sam(
         if adaptive:
             t = jax.tree.map(lambda p: jnp.abs(p) + jnp.asarray(eta, p.dtype), theta)
             g = jax.tree.map(jnp.multiply, t, g)
-        size = nonzero_norm(g)
+        size = global_norm(
+            jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), g)
+        ).divisor
         g = jax.tree.map(lambda g: g / size.astype(g.dtype), g)
         if adaptive:
             g = jax.tree.map(jnp.multiply, t, g)
@@ -111,10 +115,3 @@ def sam(
         return updates, SamState(opt_state, evaluations)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def nonzero_norm(g: optax.Updates) -> jax.Array:
-    """|g| over all leaves, in float32 at least; 1 instead of 0, since it is a divisor."""
-    squares = [abs_sq(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))) for leaf in jax.tree.leaves(g)]
-    square = sum((jnp.sum(s) for s in squares), jnp.zeros([]))
-    return jnp.sqrt(jnp.where(square == 0, 1, square))

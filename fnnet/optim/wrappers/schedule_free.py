@@ -13,6 +13,7 @@ from fnnet.optim.hyperparameters import (
     at_step,
     cast_like,
     check_learning_rate,
+    check_numbers,
 )
 from fnnet.optim.schedules.warm_up import warmup_constant_schedule
 
@@ -57,8 +58,8 @@ def schedule_free(
         weight_lr_power: p; 0 for the plain average.
         state_dtype: dtype of z; the params' dtype by default.
         r: exponent of the step in the weights, as in the authors' package, where the default is 0, too.
-        sum_dtype: dtype of the sum of the weights; by default the lowest precision among the params. (A sum in
-            bfloat16 stops growing at 256 equal weights: use float32 for a true average.)
+        sum_dtype: dtype of the sum of the weights; by default the lowest precision among the params, but float32
+            instead of float16. (A sum in bfloat16 stops growing at 256 equal weights: use float32 for a true average.)
 
     Twin: `optax.contrib.schedule_free`, equal bit for bit.
 
@@ -77,15 +78,16 @@ def schedule_free(
         >>> state.z, fn.optim.schedule_free_eval_params(state, y), y
         (Array([0.], dtype=float32), Array([0.25], dtype=float32), Array([0.125], dtype=float32))
     """
+    check_numbers("schedule_free", weight_lr_power=weight_lr_power, r=r)
     check_learning_rate("schedule_free", learning_rate)
-    check.number("schedule_free", "b1", b1, "[0, 1)")
-    if isinstance(b1, int | float) and b1 == 0:
-        raise ValueError("schedule_free: b1=0, wanted above 0: x is found from y = b1 x + (1 - b1) z")
+    check.number("schedule_free", "b1", b1, "(0, 1)")  # x is found from y = b1 x + (1 - b1) z
     base = optax.with_extra_args_support(base_optimizer)
 
     def init(params: optax.Params) -> ScheduleFreeState:
         dtype = optax.tree.dtype(params, "lowest")
-        sum_type = dtype if sum_dtype is None else sum_dtype
+        # The square of a rate of 1e-4 is 0 in float16.
+        lowest = jnp.float32 if dtype == jnp.float16 else dtype
+        sum_type = lowest if sum_dtype is None else sum_dtype
         return ScheduleFreeState(
             step=jnp.ones([], jnp.int32),
             # A copy, so that both params and state can be donated to a compiled step.
@@ -109,12 +111,7 @@ def schedule_free(
         if not (isinstance(r, int | float) and r == 0):
             w = w * state.step**r
         weight_sum = state.weight_sum + w
-        # 0 while all alphas are 0; NaN stays NaN.
-        c = jnp.where(
-            jnp.logical_or(jnp.isnan(w), jnp.isnan(weight_sum)),
-            jnp.full(w.shape, jnp.nan),
-            jnp.nan_to_num(w / weight_sum, nan=0.0, posinf=jnp.inf),
-        )
+        c = w / jnp.where(weight_sum == 0, 1, weight_sum)  # 0 while all alphas are 0
 
         steps, memory = base.update(grads, state.base, params, **extra)
         z = jax.tree.map(lambda z, u: (z + u).astype(z.dtype), state.z, steps)

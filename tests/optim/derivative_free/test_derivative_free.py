@@ -448,7 +448,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
     r"differential_evolution: weight=-1, wanted": lambda: fn.optim.differential_evolution(weight=-1),
     r"differential_evolution: crossover=2, wanted": lambda: fn.optim.differential_evolution(crossover=2),
     r"differential_evolution: sigma=-1, wanted": lambda: fn.optim.differential_evolution(sigma=-1),
-    r"strategy='best', wanted \"rand/1/bin\" or": lambda: fn.optim.differential_evolution(strategy="best"),
+    r"strategy='best', wanted one of 'rand/1/bin'": lambda: fn.optim.differential_evolution(strategy="best"),
 }
 
 

@@ -66,6 +66,12 @@ def means(g: Any, memory: dict[str, Any]) -> Any:
     return memory["m"], memory["v"]
 
 
+def momentum_of_pytorch(inside: bool, t: int, g: Any, theta: Any, memory: dict[str, Any]) -> Any:
+    g = ALPHA * g if inside else g
+    memory["v"] = g if t == 1 else B1 * memory["v"] + (1 - 0.3) * g
+    return theta - (1 if inside else ALPHA) * memory["v"]
+
+
 def adam_of_keras(t: int, g: Any, theta: Any, memory: dict[str, Any]) -> Any:
     m, v = means(g, memory)
     return theta - ALPHA * np.sqrt(1 - B2**t) / (1 - B1**t) * m / (np.sqrt(v) + EPS)
@@ -192,6 +198,16 @@ ADAM: dict[str, Any] = PAIR | {"eps": EPS}
 ADAN: dict[str, Any] = ADAM | {"b3": 0.95, "eps_root": 0.0, "weight_decay": LAMBDA}
 # form: (ours, given a learning rate; the formula; arguments of optax's form, from which it differs)
 FORMS: dict[str, tuple[Any, Rule, dict[str, Any]]] = {
+    "momentum, dampening of PyTorch": (
+        partial(optim.momentum, momentum=B1, dampening=0.3, dampen_first=False),
+        partial(momentum_of_pytorch, False),
+        {"dampen_first": True},
+    ),
+    "momentum, dampening of PyTorch, alpha inside": (
+        partial(optim.momentum, momentum=B1, dampening=0.3, dampen_first=False, rate_in_velocity=True),
+        partial(momentum_of_pytorch, True),
+        {"dampen_first": True},
+    ),
     "adam, eps as in Keras": (partial(optim.adam, **ADAM, eps_before_correction=True), adam_of_keras, {}),
     "adamw, eps as in Keras": (
         partial(optim.adamw, **ADAM, weight_decay=LAMBDA, eps_before_correction=True),

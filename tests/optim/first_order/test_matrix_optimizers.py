@@ -137,6 +137,25 @@ class TestMuon:
         u, _, vt = np.linalg.svd(grads["matrix"][0], full_matrices=False)
         np.testing.assert_allclose(1 - run(optimizer, grads)[0]["matrix"][0], u @ vt, rtol=1e-10, atol=1e-12)
 
+    @pytest.mark.parametrize("size", [1.0, 1e-7])
+    def test_pytorch(self, size: float) -> None:
+        """Matrices (out, in): x = m / max(|m|, eps) at first, and the factor is sqrt(max(1, out / in))."""
+        grads = {"w": size * gradients(4, {"w": (5, 3)})["w"]}
+        optimizer = fn.optim.muon(
+            0.1, beta=0.8, eps=1e-7, weight_decay=0.1, bias_correction=False, eps_in_max=True,
+            muon_weight_dimension_numbers=MuonDimensionNumbers(reduction_axis=1, output_axis=0),
+        )  # fmt: skip
+        path, _ = run(optimizer, grads)
+        theta, m = np.ones((5, 3)), np.zeros((5, 3))
+        for step, g in enumerate(grads["w"]):
+            m += 0.2 * (g - m)
+            u, s, vt = np.linalg.svd(g + 0.8 * (m - g), full_matrices=False)
+            s = s / max(np.linalg.norm(s), 1e-7)
+            for _ in range(5):
+                s = power(np.array(PRESETS["standard"]), s)
+            theta = theta * (1 - 0.1 * 0.1) - 0.1 * np.sqrt(5 / 3) * u @ np.diag(s) @ vt
+            np.testing.assert_allclose(path["w"][step], theta, rtol=1e-10)
+
     @pytest.mark.parametrize("nesterov", [True, False])
     def test_without_bias_correction_as_in_pytorch(self, nesterov: bool) -> None:
         """m <- m + (1 - beta) (g - m), x = NewtonSchulz(g + beta (m - g)); Adam as ever."""
@@ -159,11 +178,11 @@ class TestMuon:
 def test_muon_errors() -> None:
     muon: Any = fn.optim.muon
     ones = jnp.ones((2, 2))
-    with pytest.raises(ValueError, match=r"muon: ns_coeffs='jordan', wanted one of \('standard', 'dion'\)"):
+    with pytest.raises(ValueError, match=r"muon: ns_coeffs='jordan', wanted one of 'standard', 'dion'"):
         muon(0.1, "jordan")
     with pytest.raises(ValueError, match=r"muon: ns_coeffs has shape \(2,\), wanted \(3,\)"):
         muon(0.1, (1.0, 2.0))
-    with pytest.raises(ValueError, match=r"muon: preconditioning='svd', wanted one of \('frobenius'"):
+    with pytest.raises(ValueError, match=r"muon: preconditioning='svd', wanted one of 'frobenius'"):
         muon(0.1, preconditioning="svd")
     with pytest.raises(ValueError, match="ns_steps=0, wanted at least 1"):
         muon(0.1, ns_steps=0)

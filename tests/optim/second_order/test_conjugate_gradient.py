@@ -152,7 +152,7 @@ class TestRestarts:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="beta='newton', wanted one of fletcher_reeves, polak"):
+    with pytest.raises(ValueError, match="beta='newton', wanted one of 'fletcher_reeves', 'polak"):
         conjugate_gradient("newton")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="restart_every=0, wanted at least 1"):
         conjugate_gradient(restart_every=0)

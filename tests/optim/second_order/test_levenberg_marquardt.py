@@ -208,8 +208,8 @@ def test_a_gradient_that_is_not_finite_is_rejected() -> None:
         ({"lower_above": -0.1}, r"lower_above=-0\.1, wanted in \[0, 1\)"),
         ({"lower_by": 0.5}, r"lower_by=0\.5, wanted at least 1"),
         ({"raise_by": 0.5}, r"raise_by=0\.5, wanted at least 1"),
-        ({"scaling": "marquardt"}, 'scaling=\'marquardt\', wanted "identity" or "diagonal"'),
-        ({"rule": "levenberg"}, 'rule=\'levenberg\', wanted "nielsen" or "marquardt"'),
+        ({"scaling": "marquardt"}, "scaling='marquardt', wanted one of 'identity', 'diagonal'"),
+        ({"rule": "levenberg"}, "rule='levenberg', wanted one of 'nielsen', 'marquardt'"),
     ],
 )
 def test_errors(bad: Any, message: str) -> None:

@@ -90,7 +90,9 @@ def test_does_not_depend_on_the_units_of_the_params() -> None:
 
 def test_errors() -> None:
     make, one = fn.optim.natural_gradient, jnp.float32(1)
-    with pytest.raises(ValueError, match='fisher=\'emperical\', wanted "exact" or "empirical"'):
+    with pytest.raises(
+        ValueError, match="fisher='emperical', wanted one of 'exact', 'empirical'; did you mean 'empirical'"
+    ):
         make(fisher="emperical")
     with pytest.raises(ValueError, match=r"damping=-1\.0, wanted at least 0"):
         make(damping=-1.0)

@@ -316,7 +316,7 @@ class TestLookahead:
         optimizer = lookahead(sgd, 2, 0.5)
         with pytest.raises(ValueError, match="lookahead: sync_period=0, wanted at least 1"):
             lookahead(sgd, 0, 0.5)
-        with pytest.raises(TypeError, match=r"lookahead: sync_period=2\.5, wanted a positive int"):
+        with pytest.raises(TypeError, match=r"lookahead: sync_period=2\.5, wanted a whole number"):
             lookahead(sgd, 2.5, 0.5)
         with pytest.raises(ValueError, match="lookahead: slow_step_size=-1, wanted at least 0"):
             lookahead(sgd, 2, -1)

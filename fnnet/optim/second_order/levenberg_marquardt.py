@@ -38,7 +38,7 @@ def levenberg_marquardt(
 
         G = J^T H J,  J = dz / dtheta,  H = d^2 loss_fn / dz^2      J^T J times a number for squares
         d = -(G + mu D)^-1 g
-        rho = (F(theta) - F(theta + d)) / (d^T (mu D d - g) / 2)    reduction of the loss / its model's
+        rho = (F(theta) - F(theta + d)) / (d^T (mu D d - g) / 2)    reduction of the loss / model's
         rho > accept_above:  theta <- theta + d                     accepted
         Nielsen:    accepted  mu <- mu max(1/3, 1 - (2 rho - 1)^3),  nu <- 2
                     rejected  mu <- mu nu,  nu <- 2 nu               nu = 2 at the start

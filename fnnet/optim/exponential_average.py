@@ -28,8 +28,8 @@ def exponential_average_update(
 ) -> tuple[ExponentialAverageState, Any]:
     """Adds one value to an exponentially weighted average. A pure function, usable as the step of a scan.
 
-        v <- decay v + (1 - decay) x            v = 0 at the start
-        average = v / (1 - decay^t)             t = 1 for the first value; v itself without the correction
+        v <- decay v + (1 - decay) x        v = 0 at the start
+        average = v / (1 - decay^t)         t = 1 for the first value; v without the correction
 
     The values have the weights (1 - decay) decay^0, (1 - decay) decay^1, ..., the newest first. They sum to 1 -
     decay^t, and the correction divides by that sum. Without it the first averages are too close to 0.

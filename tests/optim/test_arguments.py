@@ -199,3 +199,11 @@ def test_numbers_inside_others() -> None:
             needed = {"learning_rate": 0.1} if name == "openai_es" else {}
             with pytest.raises(TypeError, match=f"{name}: seed"):
                 getattr(fn.optim, name)(seed=seed, **needed)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_equations_fit_a_line(name: str) -> None:
+    """A terminal of 100 columns, in whose frame `--explain` prints them, does not break an equation in two."""
+    text = (inspect.getdoc(getattr(fn.optim, name)) or "").split("\nArgs:")[0].split("\nExample:")[0]
+    for row in text.splitlines():
+        assert not row.startswith("    ") or len(row) <= 96, row

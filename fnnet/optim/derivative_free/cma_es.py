@@ -122,7 +122,8 @@ def cma_es(
         m <- m + sigma y_w
         p_sigma <- (1 - c_sigma) p_sigma + sqrt(c_sigma (2 - c_sigma) mu_eff) C^(-1/2) y_w
         p_c <- (1 - c_c) p_c + h sqrt(c_c (2 - c_c) mu_eff) y_w
-        C <- (1 + c_1 (1 - h) c_c (2 - c_c) - c_1 - c_mu sum_i w_i) C + c_1 p_c p_c' + c_mu sum_i w_i° y_i y_i'
+        C <- (1 + c_1 (1 - h) c_c (2 - c_c) - c_1 - c_mu sum_i w_i) C
+             + c_1 p_c p_c' + c_mu sum_i w_i° y_i y_i'
         sigma <- sigma exp((c_sigma / d_sigma) (|p_sigma| / E|N(0, I)| - 1))
 
     h is 0 while p_sigma is long, otherwise 1:

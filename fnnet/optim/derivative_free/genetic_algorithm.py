@@ -45,8 +45,10 @@ def genetic_algorithm(
 
         sort the population by L
         next <- the `elite` best, unchanged; then for each other place:
-            a, b = the winners of two tournaments, each the best of `tournament` members drawn with replacement
-            with probability `crossover`, child_j = a_j or b_j, with equal chances for each j; otherwise child = a
+            a, b = the winners of two tournaments,
+                each the best of `tournament` members drawn with replacement
+            with probability `crossover`, child_j = a_j or b_j, with equal chances for each j;
+                otherwise child = a
             with probability `mutation` for each j, child_j <- child_j + sigma N(0, 1)
 
     The first generation is the params and random points around them. The new params are the best member of the

@@ -34,12 +34,12 @@ def nelder_mead(
 
     The vertices are sorted, L(x_0) <= ... <= L(x_n). c is the mean of all but the last, and p(t) = c + t (c - x_n).
 
-        x_r = p(rho)                          reflection
-        if L(x_r) < L(x_0):                   expansion: x_n <- the better of p(rho chi) and x_r
-        else if L(x_r) < L(x_{n-1}):          x_n <- x_r
-        else if L(x_r) < L(x_n):              outside contraction: x_n <- p(rho psi) if not worse than x_r
-        else:                                 inside contraction: x_n <- p(-psi) if better than x_n
-        if a contraction fails:               x_i <- x_0 + sigma (x_i - x_0)
+        x_r = p(rho)                    reflection
+        if L(x_r) < L(x_0):             expansion: x_n <- the better of p(rho chi) and x_r
+        else if L(x_r) < L(x_{n-1}):    x_n <- x_r
+        else if L(x_r) < L(x_n):        outside contraction: x_n <- p(rho psi) if not worse than x_r
+        else:                           inside contraction: x_n <- p(-psi) if better than x_n
+        if a contraction fails:         x_i <- x_0 + sigma (x_i - x_0)
 
     rho, chi, psi, sigma = 1, 2, 1/2, 1/2; adaptive: 1, 1 + 2/n, 3/4 - 1/(2n), 1 - 1/n.
 

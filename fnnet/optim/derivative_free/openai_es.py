@@ -41,7 +41,8 @@ def openai_es(
     """The evolution strategy of Salimans et al., with mirrored samples and centred ranks.
 
         e_i ~ N(0, I),  i = 1 ... k,  k = population / 2
-        u_i+, u_i- = ranks of L(theta + sigma e_i), L(theta - sigma e_i) among all 2k, from -1/2 (best) to 1/2
+        u_i+, u_i- = ranks of L(theta + sigma e_i), L(theta - sigma e_i) among all 2k,
+                     from -1/2 (best) to 1/2
         g = 1 / (2 k sigma) sum_i (u_i+ - u_i-) e_i
         theta <- theta - alpha g
 

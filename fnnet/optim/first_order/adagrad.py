@@ -38,8 +38,8 @@ def adagrad(
 ) -> optax.GradientTransformationExtraArgs:
     """Adagrad.
 
-        s <- s + g^2                                            s = initial_accumulator_value at the start
-        theta <- theta - alpha g / sqrt(s + eps)                0 where s = 0
+        s <- s + g^2                                    s = initial_accumulator_value at the start
+        theta <- theta - alpha g / sqrt(s + eps)        0 where s = 0
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.

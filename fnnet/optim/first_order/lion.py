@@ -37,7 +37,7 @@ def lion(
 ) -> optax.GradientTransformationExtraArgs:
     """Lion. Each parameter moves up or down by alpha.
 
-        c = sign(b1 m + (1 - b1) g)                     b1 < b2: recent gradients count more here than in m
+        c = sign(b1 m + (1 - b1) g)             b1 < b2: recent gradients count more here than in m
         theta <- theta - alpha (c + lambda theta)
         m <- b2 m + (1 - b2) g
 

@@ -72,7 +72,8 @@ def muon(
         x = NewtonSchulz(m_hat) sqrt(max(1, columns / rows))
         theta <- theta - alpha (x + lambda theta)
 
-        NewtonSchulz(m):  x = m / (|m|_F + eps), then ns_steps times x <- a x + (b x x^T + c (x x^T)^2) x
+        NewtonSchulz(m):  x = m / (|m|_F + eps), then ns_steps times
+                          x <- a x + (b x x^T + c (x x^T)^2) x
 
     The polynomial a s + b s^3 + c s^5 acts on each singular value s of x and drives it towards 1: m = U S V^T becomes
     about U V^T. The standard coefficients raise small values quickly and do not converge: five steps bring singular

@@ -33,7 +33,7 @@ def rprop(
         g last > 0      size <- min(eta_plus size, max)         x = size sign(g)        last <- x
         g last < 0      size <- max(eta_minus size, min)        x = 0                   last <- 0
         g last = 0                                              x = size sign(g)        last <- x
-        theta <- theta - x                                      size = learning_rate, last = 0 at the start
+        theta <- theta - x                              size = learning_rate, last = 0 at the start
 
     A change of sign means that the step went past a minimum: the parameter waits for one step, then continues with
     the smaller size.

@@ -53,8 +53,9 @@ def piecewise_interpolate_schedule(
     """Interpolates between given steps along straight lines or cosines; constant after the last one.
 
         v_i = init * product of the first i scales
-        value = v_i + (v_(i+1) - v_i) s             linear, s from 0 to 1 between the boundaries b_i and b_(i+1)
-        value = v_(i+1) + (v_i - v_(i+1)) (1 + cos(pi s)) / 2                                           cosine
+        s from 0 to 1 between the boundaries b_i and b_(i+1)
+        value = v_i + (v_(i+1) - v_i) s                             linear
+        value = v_(i+1) + (v_i - v_(i+1)) (1 + cos(pi s)) / 2       cosine
 
     Args:
         interpolate_type: "linear" or "cosine".

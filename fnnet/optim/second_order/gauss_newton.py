@@ -37,7 +37,7 @@ def gauss_newton(
     """Gauss-Newton, for small networks: the matrix G is built and decomposed.
 
         z = predict_fn(theta),   J = dz / dtheta,   H = d^2 loss_fn / dz^2
-        G = J^T H J                                             J^T J times a number for squared errors
+        G = J^T H J                                         J^T J times a number for squared errors
         d = -(G + lambda I)^-1 g
         theta <- theta + alpha d
 

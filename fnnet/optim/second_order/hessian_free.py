@@ -35,9 +35,10 @@ def hessian_free(
 ) -> optax.GradientTransformationExtraArgs:
     """Hessian-free optimization with the Gauss-Newton matrix, for networks of any size and large batches.
 
-        G v = J^T (H (J v)),  J = dz / dtheta,  H = d^2 loss_fn / dz^2    by jvp, jvp of the gradient, vjp
-        phi(x) = x^T (G + lambda I) x / 2 + g^T x        minimized by conjugate gradient from decay x, until
-            phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) > k tolerance phi(x_i),   k = max(10, ceil(i / 10)) < i
+        G v = J^T (H (J v)),  J = dz / dtheta,  H = d^2 loss_fn / dz^2
+        phi(x) = x^T (G + lambda I) x / 2 + g^T x  minimized by conjugate gradient from decay x until
+            phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) > k tolerance phi(x_i)
+            k = max(10, ceil(i / 10)) < i
         d = x_last; with backtracking, go back over the x_ceil(1.3^j) while F(theta + d) falls
         rho = (F(theta + d) - F(theta)) / (g^T d + d^T G d / 2)
         lambda <- 3/2 lambda  if rho < 1/4,   2/3 lambda  if rho > 3/4

@@ -42,11 +42,11 @@ def lbfgs(
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS.
 
-        s = theta - theta_before,   y = g - g_before,   rho = 1 / s.y       the last m of each are kept
-        gamma = s.y / y.y                                                  of the newest pair
+        s = theta - theta_before,   y = g - g_before,   rho = 1 / s.y   the last m of each are kept
+        gamma = s.y / y.y                                               of the newest pair
         q = g;          from the newest to the oldest:  a_i = rho_i s_i.q,   q <- q - a_i y_i
         r = gamma q;    from the oldest to the newest:  b = rho_i y_i.r,     r <- r + (a_i - b) s_i
-        theta <- theta - alpha r                                           alpha by a line search that tries 1 first
+        theta <- theta - alpha r                        alpha by a line search that tries 1 first
 
     Without pairs, gamma is min(1, 1 / |g|), so that the first try is no longer than 1. A pair whose s.y is not
     positive is not stored, since r would no longer descend. If the search finds no step, all pairs are dropped, so

@@ -36,10 +36,10 @@ def levenberg_marquardt(
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt, for small networks and full batches. A step tries one update and takes it if the loss falls.
 
-        G = J^T H J,  J = dz / dtheta,  H = d^2 loss_fn / dz^2       J^T J times a number for squared errors
+        G = J^T H J,  J = dz / dtheta,  H = d^2 loss_fn / dz^2      J^T J times a number for squares
         d = -(G + mu D)^-1 g
-        rho = (F(theta) - F(theta + d)) / (d^T (mu D d - g) / 2)     reduction of the loss / that of its model
-        rho > accept_above:  theta <- theta + d                      accepted
+        rho = (F(theta) - F(theta + d)) / (d^T (mu D d - g) / 2)    reduction of the loss / model's
+        rho > accept_above:  theta <- theta + d                     accepted
         Nielsen:    accepted  mu <- mu max(1/3, 1 - (2 rho - 1)^3),  nu <- 2
                     rejected  mu <- mu nu,  nu <- 2 nu               nu = 2 at the start
         Marquardt:  accepted  mu <- mu / lower_by                    only if rho > lower_above

@@ -56,10 +56,10 @@ def sophia(
 ) -> optax.GradientTransformationExtraArgs:
     """Sophia, by default with Hutchinson's estimate (Sophia-H).
 
-        m <- b1 m + (1 - b1) g                              m_hat = m / (1 - b1^t)
+        m <- b1 m + (1 - b1) g                      m_hat = m / (1 - b1^t)
         u = clip(m_hat / max(gamma h, eps), -rho, rho)
         theta <- theta - alpha (u + lambda theta)
-        h <- b2 h + (1 - b2) diag                           every `update_interval` steps, the first included
+        h <- b2 h + (1 - b2) diag                   every `update_interval` steps, also the first
 
     Args:
         learning_rate: alpha, a number or a schedule of the step.

@@ -69,7 +69,7 @@ def ema_params(
 def mean_params(start: chex.Numeric = 0) -> optax.GradientTransformationExtraArgs:
     """Keeps the mean of the params (Polyak-Ruppert). Put it last in a chain; the updates pass unchanged.
 
-        average = (theta_(start+1) + ... + theta_t) / (t - start)           theta_t: the params after update t
+        average = (theta_(start+1) + ... + theta_t) / (t - start)     theta_t: params after update t
 
     `averaged_params` takes it out of the optimizer's state. With steps too long for the params to settle, the noise
     averages out: the mean's error falls like 1/t, which is the best possible rate.

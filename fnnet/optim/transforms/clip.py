@@ -124,7 +124,7 @@ def adaptive_grad_clip(
 ) -> optax.GradientTransformationExtraArgs:
     """Adaptive gradient clipping: limits the gradient of each unit relative to the norm of that unit's weights.
 
-        g_i <- g_i min(1, lambda max(|w_i|, eps) / |g_i|)           for the weights w_i into each output i
+        g_i <- g_i min(1, lambda max(|w_i|, eps) / |g_i|)      for the weights w_i into output i
 
     Args:
         clipping: lambda, 0 or more. The paper uses 0.01 for batches of 4096, and more for smaller batches.

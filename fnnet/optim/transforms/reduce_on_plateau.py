@@ -34,7 +34,8 @@ def reduce_on_plateau(
     """Multiplies updates by a scale that falls when the loss does not. Put it last in a chain.
 
         u <- scale u
-        scale <- max(factor scale, min_scale)       after `patience` losses not below (1 - rtol) best - atol
+        scale <- max(factor scale, min_scale)
+            after `patience` losses that are not below (1 - rtol) best - atol
 
     The loss is the argument `value` of `update`. fnnet's training functions pass the loss of the batch. To halve the
     rate whenever the validation loss has not improved, use `reduce_on_plateau(0.5, patience=1)` in your own training

@@ -32,8 +32,8 @@ def add_decayed_weights(
     scales like the rest. After an optimizer, u is the step, with its learning rate alpha and its sign: with -alpha
     lambda the decay is decoupled, since the optimizer does not scale it.
 
-        optax.chain(add_decayed_weights(lambda), adam(alpha))                   L2 penalty
-        optax.chain(adam(alpha), add_decayed_weights(-alpha * lambda))          decoupled, as `adamw` does
+        optax.chain(add_decayed_weights(lambda), adam(alpha))               L2 penalty
+        optax.chain(adam(alpha), add_decayed_weights(-alpha * lambda))      decoupled, as `adamw`
 
     Args:
         weight_decay: lambda, a number of either sign or a schedule of the step.

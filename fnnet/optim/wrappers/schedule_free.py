@@ -41,11 +41,11 @@ def schedule_free(
 ) -> optax.GradientTransformationExtraArgs:
     """Makes any optimizer without momentum schedule-free.
 
-        z <- z + base(g)                                    base(g): the base optimizer's step, -alpha g for sgd
+        z <- z + base(g)                        base(g): the base optimizer's step, -alpha g for sgd
         w = t^r (largest alpha so far)^p
-        c = w / (sum of all w so far)                       1 / t while alpha is constant, with r = 0
-        x <- (1 - c) x + c z                                the average: the params to evaluate
-        y <- b1 x + (1 - b1) z                              the params: gradients are taken here
+        c = w / (sum of all w so far)           1 / t while alpha is constant, with r = 0
+        x <- (1 - c) x + c z                    the average: the params to evaluate
+        y <- b1 x + (1 - b1) z                  the params: gradients are taken here
 
     x is not stored: it is (y - (1 - b1) z) / b1. `schedule_free_eval_params` returns it.
 

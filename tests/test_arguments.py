@@ -23,7 +23,7 @@ from tests.arrays import integers, ones, zeros
 # The parts, by the module, whose arguments are all checked.
 COVERED = (
     *("losses", "initializers", "metrics", "data", "sample", "activations"),
-    *("layers", "combinators", "wrappers", "train"),
+    *("layers", "combinators", "wrappers", "optim", "train"),
 )
 
 VALUES: dict[str, Any] = {
@@ -39,6 +39,36 @@ VALUES: dict[str, Any] = {
 NEGATIVE = {"-1", "float32(-1)"}
 
 # What is accepted besides: the values, and why.
+SIGNED = (
+    *("constant_schedule.value", "step_decay_schedule.init_value", "inverse_time_schedule.init_value"),
+    *("linear_schedule.init_value", "linear_schedule.end_value", "linear_onecycle_schedule.peak_value"),
+    *(
+        "polynomial_schedule.init_value",
+        "polynomial_schedule.end_value",
+        "cosine_onecycle_schedule.peak_value",
+    ),
+    *("cosine_decay_schedule.init_value", "cosine_decay_schedule.alpha"),
+    *("cosine_restarts_schedule.init_value", "cosine_restarts_schedule.alpha"),
+    *("exponential_decay.init_value", "exponential_decay.end_value", "warmup_schedule.init_value"),
+    *("piecewise_constant_schedule.init_value", "piecewise_interpolate_schedule.init_value"),
+    *("warmup_constant_schedule.init_value", "warmup_constant_schedule.peak_value"),
+    *("warmup_cosine_decay_schedule.init_value", "warmup_cosine_decay_schedule.peak_value"),
+    *("warmup_cosine_decay_schedule.end_value", "warmup_exponential_decay_schedule.init_value"),
+    *("warmup_exponential_decay_schedule.peak_value", "warmup_exponential_decay_schedule.end_value"),
+    # As in optax: before step 0, or a schedule without steps, which is constant.
+    *("linear_schedule.transition_begin", "linear_schedule.transition_steps"),
+    *("polynomial_schedule.transition_begin", "polynomial_schedule.transition_steps"),
+    *("exponential_decay.transition_begin", "exponential_decay.transition_steps"),
+    *("inverse_time_schedule.transition_begin", "warmup_constant_schedule.warmup_steps"),
+    *("warmup_cosine_decay_schedule.warmup_steps", "warmup_exponential_decay_schedule.warmup_steps"),
+    "warmup_exponential_decay_schedule.transition_begin",
+    "warmup_exponential_decay_schedule.transition_steps",
+    # Others: weights of sums, edges of a simplex, offsets and exponents.
+    *("add_decayed_weights.weight_decay", "add_noise.gamma", "adafactor.decay_offset", "momentum.dampening"),
+    *("nelder_mead.relative_edge", "nelder_mead.zero_edge", "yogi.initial_m"),
+    *("schedule_free.r", "schedule_free_adamw.r", "schedule_free_sgd.r", "schedule_free.weight_lr_power"),
+    *("schedule_free_adamw.weight_lr_power", "schedule_free_sgd.weight_lr_power"),
+)
 ACCEPTED: dict[str, tuple[set[str], str]] = {
     "leaky_relu.negative_slope": (NEGATIVE, "a slope"),
     "softmax.axis": ({"-1"}, "counts from the end"),
@@ -59,6 +89,9 @@ ACCEPTED: dict[str, tuple[set[str], str]] = {
     "pad.value": (NEGATIVE | {"inf"}, "what max_pool never chooses"),
     "train.fit.largest_norm": ({"inf"}, "no bound"),
     "train.uniform.low": (NEGATIVE, "a bound below 0"),
+    **{f"optim.{name}": (NEGATIVE, "values and slopes of schedules may have any sign") for name in SIGNED},
+    "optim.adaptive_grad_clip.axis": ({"-1"}, "counts from the end"),
+    "optim.wolfe.max_step": ({"inf"}, "no bound"),
     "data.two_spirals.turns": (NEGATIVE, "winds the other way"),
 }  # fmt: skip
 
@@ -259,11 +292,16 @@ def numeric_arguments(f: Callable[..., Any]) -> list[str]:
 
 
 FUNCTIONS = {name: f for name, f in public_functions().items() if numeric_arguments(f)}
+# What a program computes, and its own functions take: a value of the loss may be NaN.
+COMPUTED = {
+    f"optim.{search}.{argument}" for search in ("backtracking", "wolfe") for argument in ("value", "slope")
+}
 CASES = [
     f"{name}.{argument}"
     for name, f in FUNCTIONS.items()
     if f.__module__.removeprefix("fnnet.").split(".")[0] in COVERED
     for argument in numeric_arguments(f)
+    if f"{name}.{argument}" not in COMPUTED
 ]
 
 

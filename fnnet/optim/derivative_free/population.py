@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from fnnet import check
 from fnnet.optim.hyperparameters import times
 
 Seed = int | jax.Array
 
 
 def check_seed(method: str, seed: Any) -> None:
-    """Raises TypeError unless the seed is an int or a key. A tracer passes."""
+    """Raises TypeError or ValueError unless the seed is a key, or an int of 32 bits. A tracer passes."""
     if isinstance(seed, jax.Array):  # a tracer among them
         if _is_key(seed) or jnp.issubdtype(seed.dtype, jnp.integer):
             return
     elif isinstance(seed, Integral) and not isinstance(seed, bool):
+        check.integer(method, "seed", seed, f"[0, {2**32})")  # JAX takes any other for one of these
         return
     raise TypeError(f"{method}: seed={seed!r}, wanted an int or a key of jax.random")
 

@@ -129,6 +129,8 @@ def linear_onecycle_schedule(
         pct_start=pct_start,
         pct_final=pct_final,
     )
+    check.number("linear_onecycle_schedule", "pct_start", pct_start, "[0, 1]")
+    check.number("linear_onecycle_schedule", "pct_final", pct_final, "[0, 1]")
     check.number("linear_onecycle_schedule", "div_factor", div_factor, "(0, inf)")
     check.number("linear_onecycle_schedule", "final_div_factor", final_div_factor, "(0, inf)")
     if is_at_most_0(transition_steps):
@@ -181,6 +183,7 @@ def cosine_onecycle_schedule(
         peak_value=peak_value,
         pct_start=pct_start,
     )
+    check.number("cosine_onecycle_schedule", "pct_start", pct_start, "[0, 1]")
     check.number("cosine_onecycle_schedule", "div_factor", div_factor, "(0, inf)")
     check.number("cosine_onecycle_schedule", "final_div_factor", final_div_factor, "(0, inf)")
     if is_at_most_0(transition_steps):

@@ -56,6 +56,7 @@ def polynomial_schedule(
         transition_steps=transition_steps,
         transition_begin=transition_begin,
     )
+    check.number("polynomial_schedule", "power", power, "[0, inf)")
     if is_at_most_0(transition_steps):
         return constant_schedule(init_value)
     begin = 0 if is_at_most_0(transition_begin) else transition_begin
@@ -153,6 +154,7 @@ def exponential_decay(
         decay_rate=decay_rate,
         transition_begin=transition_begin,
     )
+    check.number("exponential_decay", "decay_rate", decay_rate, "[0, inf)")
     if end_value is not None:
         check.number("exponential_decay", "end_value", end_value)
     check_flags("exponential_decay", staircase=staircase)
@@ -252,6 +254,7 @@ def cosine_decay_schedule(
         alpha=alpha,
         exponent=exponent,
     )
+    check.number("cosine_decay_schedule", "exponent", exponent, "[0, inf)")
     if is_at_most_0(decay_steps):
         raise ValueError(f"cosine_decay_schedule: decay_steps={decay_steps}, wanted a positive number")
     # A float, so that pi * step is not computed in a small integer type.

@@ -118,6 +118,7 @@ def warmup_cosine_decay_schedule(
         end_value=end_value,
         exponent=exponent,
     )
+    check.number("warmup_cosine_decay_schedule", "exponent", exponent, "[0, inf)")
     if isinstance(peak_value, Real):
         alpha = 0.0 if peak_value == 0 else end_value / peak_value
     else:
@@ -166,6 +167,7 @@ def warmup_exponential_decay_schedule(
         decay_rate=decay_rate,
         transition_begin=transition_begin,
     )
+    check.number("warmup_exponential_decay_schedule", "decay_rate", decay_rate, "[0, inf)")
     if end_value is not None:
         check.number("warmup_exponential_decay_schedule", "end_value", end_value)
     check_flags("warmup_exponential_decay_schedule", staircase=staircase)

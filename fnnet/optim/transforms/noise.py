@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fnnet import check
+from fnnet.keys import as_key
 from fnnet.optim.hyperparameters import times
 
 
@@ -38,7 +39,8 @@ def add_noise(
     Twin: `optax.add_noise`, equal bit for bit with the same key. The paper counts t from 0 and uses (1 + t)^gamma.
 
     Raises:
-        ValueError: eta is negative; both or neither of key and seed are given.
+        TypeError, ValueError: eta is negative; both or neither of key and seed are given; the key is no key, and no
+            seed from 0 to 2**32 - 1.
 
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
 
@@ -54,10 +56,10 @@ def add_noise(
     if (key is None) == (seed is None):
         raise ValueError(f"add_noise: key={key}, seed={seed}, wanted a key: add_noise(eta, gamma, key=0)")
     given: Any = seed if key is None else key
+    as_key("add_noise", given)  # raises here, rather than in init
 
     def init(params: optax.Params) -> AddNoiseState:
-        is_key = isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.prng_key)
-        return AddNoiseState(jnp.zeros([], jnp.int32), given if is_key else jax.random.key(given))
+        return AddNoiseState(jnp.zeros([], jnp.int32), as_key("add_noise", given))
 
     def update(
         grads: optax.Updates, state: AddNoiseState, params: optax.Params | None = None, **extra: Any

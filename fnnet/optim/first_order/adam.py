@@ -51,7 +51,8 @@ def adam(
         b1: fraction of the old m that is kept, in [0, 1).
         b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        eps_root: added inside the square root. (optax needs it for derivatives through the update where v is 0. Here
+            they are finite without it.)
         mu_dtype: dtype of m; the params' dtype by default.
         nesterov: True for `nadam`.
         eps_before_correction: False as above. True adds eps to sqrt(v), before v is corrected, as in Keras and

@@ -55,7 +55,8 @@ def amsgrad(
         b1: fraction of the old m that is kept, in [0, 1).
         b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite. The paper has no eps.
-        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        eps_root: added inside the square root. (optax needs it for derivatives through the update where v is 0. Here
+            they are finite without it.)
         mu_dtype: dtype of m; the params' dtype by default.
         bias_correction_mu: False for m_hat = m.
         bias_correction_nu: False for v_hat = v. The paper corrects neither.

@@ -62,7 +62,8 @@ def lamb(
         b1: fraction of the old m that is kept, in [0, 1).
         b2: fraction of the old v that is kept, in [0, 1).
         eps: keeps the quotient finite. (Keras's is 1e-7.)
-        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        eps_root: added inside the square root. (optax needs it for derivatives through the update where v is 0. Here
+            they are finite without it.)
         weight_decay: lambda, a number or a schedule of the step. The paper uses 0.01.
         mask: a tree of booleans with the structure of params or a prefix of it, or a function that makes one from
             params: True where a param decays. All do by default. Biases and gains are often left out.

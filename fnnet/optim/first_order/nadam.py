@@ -58,7 +58,8 @@ def nadam(
         b2: fraction of the old v that is kept, in [0, 1). (Dozat's v_hat has another factor b2, which no
             implementation uses.)
         eps: keeps the quotient finite.
-        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        eps_root: added inside the square root. (optax needs it for derivatives through the update where v is 0. Here
+            they are finite without it.)
         mu_dtype: dtype of m; the params' dtype by default.
         momentum_decay: psi. None for a constant b1, as in optax. Dozat, PyTorch and Keras 2 use 0.004; Keras 3 uses
             1.

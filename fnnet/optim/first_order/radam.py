@@ -56,7 +56,8 @@ def radam(
         b2: fraction of the old v that is kept, in [0, 1). If b2 is at most 0.6, rho_inf is at most 4, and all steps
             are momentum.
         eps: keeps the quotient finite. The paper has no eps.
-        eps_root: added inside the square root, so that derivatives through the update are finite where v is 0.
+        eps_root: added inside the square root. (optax needs it for derivatives through the update where v is 0. Here
+            they are finite without it.)
         threshold: least rho for the second branch, 4 or more. The authors' code and PyTorch use 5: with b2 = 0.999,
             the first 5 steps are momentum. The paper uses 4, which makes it 4 steps.
         nesterov: True for m_hat as in `nadam`.

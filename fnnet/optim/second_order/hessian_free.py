@@ -36,8 +36,8 @@ def hessian_free(
     """Hessian-free optimization with the Gauss-Newton matrix, for networks of any size and large batches.
 
         G v = J^T (H (J v)),  J = dz / dtheta,  H = d^2 loss_fn / dz^2
-        phi(x) = x^T (G + lambda I) x / 2 + g^T x  minimized by conjugate gradient from decay x until
-            phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) > k tolerance phi(x_i)
+        phi(x) = x^T (G + lambda I) x / 2 + g^T x, minimized by conjugate gradient from decay x
+            until phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) > k tolerance phi(x_i)
             k = max(10, ceil(i / 10)) < i
         d = x_last; with backtracking, go back over the x_ceil(1.3^j) while F(theta + d) falls
         rho = (F(theta + d) - F(theta)) / (g^T d + d^T G d / 2)

@@ -39,8 +39,8 @@ def natural_gradient(
 ) -> optax.GradientTransformationExtraArgs:
     """The natural gradient, for small networks: the Fisher matrix F is built and decomposed.
 
-        F = 1/N sum_i E[s s^T],  s = d log p(y | x_i) / dtheta,  y from the model's p(. | x_i)  exact
-        F = 1/N sum_i s_i s_i^T,  s_i the same at the target y_i                            empirical
+        exact:      F = 1/N sum_i E[s s^T],  s = d log p(y | x_i) / dtheta,  y from p(. | x_i)
+        empirical:  F = 1/N sum_i s_i s_i^T,  s_i the same at the target y_i
         theta <- theta - alpha (F + lambda I)^-1 g
 
     The exact F is computed as J^T H J, with the Jacobian J of the prediction and the Hessian H of the loss. The two

@@ -62,9 +62,9 @@ def repeat(layer: Child, times: int, *, unroll: int = 1) -> Layer:
     def apply(
         params: Params, state: State, x: Any, *, key: chex.PRNGKey | None = None, train: bool = False
     ) -> tuple[Any, State]:
-        if params:
-            check.has_keys("repeat", "params", params, (COPIES,))
-            params = params[COPIES]
+        check.has_shapes("repeat", "params", params, {COPIES: ...} if params else {})
+        check.is_dict("repeat", "state", state)
+        params = params[COPIES] if params else params
         for leaf in jax.tree.leaves((params, state)):
             if jnp.shape(leaf)[:1] != (times,):
                 raise ValueError(

@@ -123,8 +123,6 @@ def test_a_plain_function_called_without_an_input(name):
 def test_params_and_state_are_dicts(name):
     layer, x = layer_and_input(name)
     params, state = blank(jax.eval_shape(layer.init, KEY, x))
-    if name == "repeat":
-        return
     for wrong in (types.MappingProxyType(params), collections.UserDict(params), list(params), None):
         with pytest.raises(TypeError, match=r"params is .*, wanted the dict that init returned"):
             layer.apply(wrong, state, x)

@@ -76,7 +76,7 @@ def norms_like(tree: Any) -> Any:
     """The norm of each array of a tree; of each copy, where `repeat` stacked the arrays."""
     leaves, structure = jax.tree.flatten(tree)
     axes = [tuple(range(n, x.ndim)) for x, n in zip(leaves, jax.tree.leaves(copy_axes(tree)), strict=True)]
-    return structure.unflatten(norms(leaves, axes))
+    return jax.tree.unflatten(structure, norms(leaves, axes))
 
 
 def global_norm(tree: Any) -> Norm:
@@ -110,7 +110,8 @@ def _global_norm(arrays: list[jax.Array]) -> Norm:
     def scaled() -> Norm:
         largest = [jnp.max(jnp.abs(x), initial=0).astype(square.dtype) for x in arrays]
         size = _size(jnp.max(jnp.stack(largest)))
-        return _rare(size * root(sum(jnp.sum(abs_sq(x / size)).astype(square.dtype) for x in arrays)))
+        parts = [jnp.sum(abs_sq(x / size)).astype(square.dtype) for x in arrays]
+        return _rare(size * root(sum(parts, jnp.zeros([], square.dtype))))
 
     return jax.lax.cond(_ordinary(square), lambda: Norm(root(square), root(square)), scaled)
 

@@ -184,8 +184,8 @@ def adafactor(
     def rms(x: jax.Array) -> jax.Array:
         return root(jnp.mean(abs_sq(wide(x))))
 
-    def clipped(u: jax.Array) -> jax.Array:
-        return (u / jnp.maximum(1.0, rms(u) / clipping_threshold)).astype(u.dtype)
+    def clipped(u: jax.Array, d: Any) -> jax.Array:
+        return (u / jnp.maximum(1.0, rms(u) / d)).astype(u.dtype)
 
     def scale(theta: jax.Array) -> jax.Array:
         """max(min_scale, RMS(theta)), with derivative 0 where theta is 0."""
@@ -214,7 +214,7 @@ def adafactor(
         v = each_copy(lambda g, v: mean_square(g, v, None), grads, state.v)
         x = each_copy(normalized, grads, r, c, v)
         if clipping_threshold is not None:
-            x = each_copy(clipped, x)
+            x = each_copy(lambda u: clipped(u, clipping_threshold), x)
 
         t = optax.safe_increment(state.step)
         rate = at_step(learning_rate, state.step) if learning_rate is not None else None

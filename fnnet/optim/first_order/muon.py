@@ -286,7 +286,7 @@ def norms_of_matrices(batches: Any, preconditioning: str) -> Any:
         sizes = [norm.value for norm in norms([batch.matrices for batch in found], [(1, 2)] * len(found))]
     if preconditioning == "spectral":
         sizes = [jax.vmap(lambda m: jnp.linalg.norm(m, ord=2))(batch.matrices) for batch in found]
-    return structure.unflatten(sizes)
+    return jax.tree.unflatten(structure, sizes)
 
 
 def and_mask(is_matrix: Any, mask: Any, params: optax.Params | None) -> Any:

@@ -186,11 +186,11 @@ def adaptive_grad_clip(
         if params is None:
             raise ValueError("adaptive_grad_clip: needs the params, write update(grads, state, params)")
         leaves, structure = jax.tree.flatten(grads)
-        weights = structure.flatten_up_to(params)
+        weights = jax.tree.leaves(jax.tree.map(lambda _, w: w, grads, params))
         axes = [unit_axes(g, n) for g, n in zip(leaves, jax.tree.leaves(copy_axes(grads)), strict=True)]
         sizes = norms([*leaves, *weights], axes * 2)
         each = zip(leaves, axes, sizes[: len(axes)], sizes[len(axes) :], strict=True)
-        return structure.unflatten([cut(*one) for one in each]), state
+        return jax.tree.unflatten(structure, [cut(*one) for one in each]), state
 
     return optax.GradientTransformationExtraArgs(_no_state, update)
 

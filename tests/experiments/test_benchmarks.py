@@ -261,9 +261,9 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("main", "args", "reason"),
         [
-            (layers.main, ("--workloads", "mlp"), "--workloads mlp is unknown, wanted some of resnet_block"),
-            (training.main, ("--workloads", "lstm"), "--workloads lstm is unknown, wanted some of mlp, cnn"),
-            (layers.main, ("--peers", "keras"), "--peers keras is unknown, wanted some of torch, flax"),
+            (layers.main, ("--workloads", "mlp"), "--workloads mlp is unknown, wanted one of resnet_block"),
+            (training.main, ("--workloads", "lstm"), "--workloads lstm is unknown, wanted one of mlp, cnn"),
+            (layers.main, ("--peers", "keras"), "--peers keras is unknown, wanted one of torch, flax"),
             (training.main, ("--rounds", "0"), "--rounds 0 is too small"),
             (layers.main, ("--torch-threads", "0"), "--torch-threads 0 is too small"),
             (training.main, ("--depths", "0"), "--depths 0 is too small"),

@@ -60,8 +60,8 @@ def test_losses_that_differ_end_with_status_1(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--workloads", "gpt"), "--workloads gpt is unknown, wanted some of mlp, cnn, digits"),
-        (("--sides", "none"), "--sides none is unknown, wanted some of alone, "),
+        (("--workloads", "gpt"), "--workloads gpt is unknown, wanted one of mlp, cnn, digits"),
+        (("--sides", "none"), "--sides none is unknown, wanted one of alone, "),
         (("--rounds", 0), "--rounds 0 is too small"),
         (("--epochs", 0), "--epochs 0 is too small"),
     ],

@@ -131,8 +131,8 @@ class TestTable:
     @pytest.mark.parametrize(
         ("args", "reason"),
         [
-            (("--tasks", "cifar"), "--tasks cifar is unknown, wanted some of digits, fashion_mnist"),
-            (("--sides", "keras"), "--sides keras is unknown, wanted some of fit"),
+            (("--tasks", "cifar"), "--tasks cifar is unknown, wanted one of digits, fashion_mnist"),
+            (("--sides", "keras"), "--sides keras is unknown, wanted one of fit"),
             (("--seeds", "0"), "--seeds 0 is too small, wanted at least 1"),
             (("--target", "97"), "--target 97.0 is not an accuracy, wanted one in (0, 1]"),
             (("--tasks", "fashion_mnist", "--sides", "sklearn"), "nothing is left to measure"),

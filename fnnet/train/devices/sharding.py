@@ -47,7 +47,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = (), *, params: Any = None) -
     """The sharding of each array: params by rules, the optimizer's copies of a param like it, the rest replicated.
 
     A param is split by the first rule whose regular expression is found in its path (`re.search`). A path is names
-    with slashes between them, such as "repeat_0/mlp/dense_0/w". A param that no rule matches is replicated: each
+    with slashes between them, such as "repeat_0/copies/mlp/dense_0/w". A param that no rule matches is replicated: each
     device has all of it. An array outside the params whose path and shape end with those of a param is split like
     it, such as adam's averages, lookahead's copies and lbfgs's memory. Everything else is replicated: the layers'
     state, step counts, keys.
@@ -249,7 +249,8 @@ def tensor_parallel(
         >>> shapes, _ = jax.eval_shape(net.init, jax.random.key(0), jnp.ones((1, 5, 4)))
         >>> mesh = jax.make_mesh((1, 1), ("data", "model"))
         >>> split = fn.train.shardings(shapes, mesh, fn.train.tensor_parallel())
-        >>> tuple(split["attention"]["w_q"].spec), tuple(split["attention"]["w_o"].spec)
+        >>> block = split["copies"]["attention"]
+        >>> tuple(block["w_q"].spec), tuple(block["w_o"].spec)
         ((None, None, 'model'), (None, 'model', None))
     """
     tables: dict[str | None, int] = {"vocabulary": -2, "features": -1}

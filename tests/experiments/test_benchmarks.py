@@ -148,7 +148,7 @@ class TestWorkloads:
             (now, *_), (after, metrics) = args, jax.eval_shape(step, *args)
             assert jax.tree.map(np.shape, now) == jax.tree.map(np.shape, after)
             assert metrics["loss"].shape == ()
-            blocks.append({name: p for name, p in now.params.items() if "mlp" in p})
+            blocks.append({name: p for name, p in now.params.items() if "mlp" in p.get("copies", p)})
             return None, 2.0 * len(blocks)
 
         monkeypatch.setattr(training, "compile_time", traced)

@@ -149,7 +149,7 @@ def a_transformer() -> None:
     net = gpt(partial(fn.train.gather_params, mesh=data))
     sharded = Trained(net, batch, data, fn.train.fully_sharded(at_least=32))
     same(one, sharded)
-    block = sharded.end.params["repeat_0"]
+    block = sharded.end.params["repeat_0"]["copies"]
     assert part(block["attention"]["w_q"]) == (3, 16, 2)
     assert part(block["mlp"]["dense_0"]["w"]) == (3, 16, 8)
     assert part(block["mlp"]["dense_1"]["w"]) == (3, 8, 16)
@@ -169,7 +169,7 @@ def a_transformer() -> None:
     same(one, tensor)
     assert "all-reduce" in tensor.collectives()
     for copy in (tensor.end.params, tensor.end.opt_state.m):
-        block = copy["repeat_0"]
+        block = copy["repeat_0"]["copies"]
         assert part(block["attention"]["w_v"]) == part(block["attention"]["w_k"]) == (3, 16, 4)
         assert part(block["attention"]["b_q"]) == (3, 4)
         assert part(block["attention"]["w_o"]) == (3, 4, 16)

@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+
+from fnnet.optim.numerics import global_norm
 
 
 def euclidean_norm(tree: Any) -> jax.Array:
@@ -22,14 +23,4 @@ def euclidean_norm(tree: Any) -> jax.Array:
     arrays = [
         a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in map(jnp.asarray, jax.tree.leaves(tree))
     ]
-    if not arrays:
-        return jnp.zeros([])
-    squared = jnp.asarray(optax.tree.norm(arrays, squared=True))
-
-    def scaled() -> jax.Array:
-        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(a), initial=0) for a in arrays]))
-        scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        return scale * optax.tree.norm([a / scale for a in arrays])
-
-    ordinary = jnp.isfinite(squared) & (squared > 1e-30)
-    return jax.lax.cond(ordinary, lambda: jnp.sqrt(squared), scaled)
+    return global_norm(arrays).value
